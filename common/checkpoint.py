@@ -1,0 +1,133 @@
+"""Checkpoints that are whole or not there: written beside, hashed, synced, then renamed; verified before use."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.errors import UserError
+
+KEEP = 2  # the newest, and one to fall back on
+
+
+def capture(state: Any) -> Any:
+    """What must be saved of a state: objects by their `state_dict`, arrays as tensors, dictionaries item by item."""
+    if isinstance(state, torch.Tensor):
+        return state.detach()
+    if isinstance(state, np.ndarray):
+        return torch.from_numpy(state)
+    if isinstance(state, dict):
+        return {key: capture(value) for key, value in state.items()}
+    if hasattr(state, "state_dict"):
+        return _inner(state).state_dict()
+    return state
+
+
+def restore(state: Any, saved: Any) -> Any:
+    """Put a saved state back: into objects, tensors, arrays and dictionaries in place. Returns what to keep."""
+    if isinstance(state, torch.Tensor):
+        with torch.no_grad():
+            state.copy_(saved)
+        return state
+    if isinstance(state, np.ndarray):
+        state[...] = saved.numpy()
+        return state
+    if isinstance(state, dict):
+        for key in state:
+            state[key] = restore(state[key], saved[key])
+        return state
+    if hasattr(state, "load_state_dict"):
+        _inner(state).load_state_dict(saved)
+        return state
+    return saved
+
+
+def _inner(state: Any) -> Any:
+    """The module inside a DistributedDataParallel wrapper: a checkpoint fits any number of processes."""
+    return state.module if isinstance(state, torch.nn.parallel.DistributedDataParallel) else state
+
+
+def save(folder: Path, step: int, state: Any, seconds: float) -> None:
+    """Write `folder/step-<step>` atomically and drop all but the newest KEEP.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; earlier checkpoints are untouched.
+    """
+    temporary = folder / f".step-{step:09d}.tmp"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        with open(temporary / "state.pt", "wb") as file:
+            torch.save(capture(state), file)
+            file.flush()
+            os.fsync(file.fileno())
+        manifest = {"step": step, "seconds": seconds, "files": {"state.pt": _sha256(temporary / "state.pt")}}
+        with open(temporary / "manifest.json", "w", encoding="utf-8") as file:
+            json.dump(manifest, file)
+            file.flush()
+            os.fsync(file.fileno())
+        final = folder / f"step-{step:09d}"
+        if final.exists():
+            shutil.rmtree(final)
+        os.rename(temporary, final)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except (OSError, RuntimeError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        full = isinstance(error, RuntimeError) or error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if isinstance(error, RuntimeError) and shutil.disk_usage(folder).free > 64 * 2**20:
+            raise
+        reason = "the disk is full" if full else error
+        raise UserError(
+            f"checkpoint at step {step} could not be written to {folder}: {reason}; free space, then --resume"
+        ) from None
+    for old in _newest_first(folder)[KEEP:]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def load(folder: Path, state: Any) -> tuple[int, float]:
+    """Restore the newest intact checkpoint into `state`: (step, seconds run so far); (0, 0.0) where there is none.
+
+    A damaged checkpoint is passed over for the one before it, and said so.
+
+    Raises:
+        UserError: there are checkpoints, and every one is damaged.
+    """
+    damaged = []
+    for candidate in _newest_first(folder):
+        try:
+            manifest = json.loads((candidate / "manifest.json").read_text(encoding="utf-8"))
+            step, seconds, files = manifest["step"], manifest["seconds"], manifest["files"]
+            for name, digest in files.items():
+                if _sha256(candidate / name) != digest:
+                    raise ValueError(f"{name} does not have the hash that was written")
+            saved = torch.load(candidate / "state.pt", weights_only=True, map_location="cpu")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            damaged.append(f"{candidate.name}: {error}")
+            continue
+        for line in damaged:
+            warnings.warn(f"damaged checkpoint passed over, {line}", stacklevel=2)
+        restore(state, saved)
+        return step, seconds
+    if damaged:
+        raise UserError(f"no intact checkpoint in {folder} ({damaged[0]}); start the run anew")
+    return 0, 0.0
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"), reverse=True)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,69 @@
+"""Data sets of the Hugging Face Hub, or of a local mirror laid out like it: one code path."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.errors import UserError
+
+if TYPE_CHECKING:
+    import datasets
+    import numpy as np
+
+
+def load(name: str, split: str, data_dir: Path | None) -> "datasets.Dataset":
+    """Load one split of a Hub data set, e.g. `load("ylecun/mnist", "train", None)`.
+
+    A folder `<data_dir>/hub/<name>` is read in place of the Hub.
+
+    Raises:
+        UserError: neither the folder nor the Hub has it.
+    """
+    folder = data_dir / "hub" / name if data_dir else None
+    here = folder is not None and folder.is_dir()
+    if not here:  # one question to the Hub is enough to know that it is out of reach
+        os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "5")
+    import datasets
+
+    datasets.disable_progress_bars()
+    if not here and not reachable():
+        raise UserError(missing(name, data_dir))
+    try:
+        return datasets.load_dataset(str(folder) if here else name, split=split)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{missing(name, data_dir)} ({reason})") from None
+
+
+def reachable(host: str = "huggingface.co", seconds: float = 3.0) -> bool:
+    """Whether a connection to the Hub can be opened."""
+    import socket
+
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", ""):
+        return False
+    if os.environ.get("HF_ENDPOINT") or os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+        return True  # through a mirror or proxy: only a real request can tell
+    try:
+        socket.create_connection((host, 443), seconds).close()
+    except OSError:
+        return False
+    return True
+
+
+def missing(name: str, data_dir: Path | None) -> str:
+    """The one line a user needs when a data set cannot be had."""
+    looked = f"not in {data_dir}/hub" if data_dir else "PAPERS_DATA is not set"
+    return (
+        f"data set {name} cannot be read: {looked}, and the Hugging Face Hub is out of reach; "
+        f"put a copy at DIR/hub/{name} and set PAPERS_DATA=DIR (or --data-dir DIR)"
+    )
+
+
+def fingerprint(*arrays: "np.ndarray") -> str:
+    """SHA-256 over type, shape and content of what was read: `sha256:...`."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(array.tobytes())
+    return f"sha256:{digest.hexdigest()}"

@@ -1,0 +1,52 @@
+"""The plain loop: batches in, one optimiser, a schedule. A paper that needs more writes its own on `run.steps`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from common.run import Run
+
+Loss = Callable[[torch.nn.Module, Any, int], tuple[torch.Tensor, dict[str, torch.Tensor]]]
+
+
+def fit(
+    run: Run,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Callable[[int], Any],
+    loss: Loss,
+    steps: int,
+    *,
+    schedule: Callable[[int], float] | None = None,
+    log_every: int = 100,
+    state: dict[str, Any] | None = None,
+    after_step: Callable[[int], None] | None = None,
+) -> torch.nn.Module:
+    """Train `model` for `steps` updates and return it (unwrapped).
+
+    Args:
+        batch: step -> this process's part of the batch, a pure function of the step.
+        loss: (model, batch, step) -> (scalar to minimise, named values to log: scalars or one per seed).
+        schedule: step -> multiplier of every group's initial learning rate.
+        log_every: updates between log lines; values are fetched from the device only then.
+        state: further objects that change during training (an EMA, say), for the checkpoint.
+        after_step: called with the step after its update (EMA, evaluation during training).
+    """
+    model.to(run.device)
+    wrapped = run.accelerator.prepare_model(model) if run.mode != "sharded" else model
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])
+    for step in run.steps(steps, {"model": model, "optimizer": optimizer, **(state or {})}):
+        if schedule is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * schedule(step)
+        value, shown = loss(wrapped, batch(step), step)
+        optimizer.zero_grad(set_to_none=True)
+        run.accelerator.backward(value)
+        optimizer.step()
+        if after_step is not None:
+            after_step(step)
+        if step % log_every == 0 or step == steps - 1:
+            run.log(step, **{name: run.mean(v.detach()) for name, v in shown.items()})
+    return model

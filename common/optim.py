@@ -1,0 +1,40 @@
+"""Optimiser groups, and schedules as functions of the step (multipliers of the learning rate)."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+Schedule = Callable[[int], float]
+
+
+def decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two parameter groups: weights decay, biases and gains (one-dimensional) do not."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def stages(ends: Iterable[int], values: Iterable[float]) -> Schedule:
+    """values[i] up to, and without, step ends[i]; the last value afterwards."""
+    ends, values = list(ends), list(values)
+
+    def at(step: int) -> float:
+        return next((value for end, value in zip(ends, values, strict=False) if step < end), values[-1])
+
+    return at
+
+
+def warmup_cosine(warmup_steps: int, total_steps: int) -> Schedule:
+    """Linear from 0 to 1 over the warm-up, then half a cosine down to 0."""
+
+    def at(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+    return at

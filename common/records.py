@@ -1,0 +1,136 @@
+"""Records: the immutable file a run leaves, one per seed."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from common.errors import UserError
+from common.paths import RECORDS
+
+CURVE_POINTS = 60
+
+
+class Record(BaseModel):
+    """What one run with one seed measured, and under which circumstances."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = 1
+    paper: str = Field(pattern=r"^[a-z0-9]+$")
+    preset: str = Field(pattern=r"^[A-Za-z0-9._+-]+$")
+    overrides: dict[str, Any] = Field(description="fields given on the command line, on top of the preset")
+    config: dict[str, Any] = Field(description="the full resolved configuration")
+    seed: int
+    stacked: int = Field(ge=1, description="how many seeds shared the run's time; each has a record of its own")
+    status: Literal["finished", "diverged"]
+    claims: list[str] = Field(description="ids of the claims it speaks to")
+    deviations: dict[str, list[str]] = Field(description="claim id -> deviations, as computed when the run ended")
+    metrics: dict[str, float | None] = Field(description="final metrics; null where it came out non-finite")
+    curves: dict[str, list[list[float | None]]] = Field(description="metric -> [[step, ...], [value, ...]], thinned")
+    data: dict[str, str] = Field(description="data set -> fingerprint of what was really read")
+    commit: str
+    dirty: bool | None = Field(description="whether the sources this run used differed from the commit")
+    versions: dict[str, str]
+    device: str
+    precision: str = Field(description="accelerate's mixed precision")
+    processes: int = Field(ge=1)
+    threads: int = Field(ge=1)
+    started: str = Field(description="UTC, ISO 8601")
+    wall_seconds: float = Field(ge=0, description="of the whole run, all stacked seeds together")
+    steps_per_second: float | None
+    peak_memory_mib: float
+    hash: str = Field(default="", description="SHA-256 of the record without this field")
+
+    @property
+    def seconds_per_seed(self) -> float:
+        return self.wall_seconds / self.stacked
+
+    def file_name(self) -> str:
+        """`<preset>-<hash of the configuration>-s<seed>.json`: one seed of one configuration has one record."""
+        config = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:8]
+        return f"{self.preset}-{config}-s{self.seed}.json"
+
+    def to_json(self) -> str:
+        """One top-level field a line: readable in a diff, and compact."""
+        fields = self.model_dump(mode="json") | {"hash": self.digest()}
+        return (
+            "{\n"
+            + ",\n".join(f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in fields.items())
+            + "\n}\n"
+        )
+
+    def digest(self) -> str:
+        fields = self.model_dump(mode="json", exclude={"hash"})
+        return hashlib.sha256(json.dumps(fields, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old one, the new one, or none, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read(path: Path) -> Record:
+    """Read and check one record.
+
+    Raises:
+        UserError: not a record, or changed since it was written.
+    """
+    try:
+        record = Record.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path}: not a valid record ({where + ': ' if where else ''}{first['msg']})") from None
+    if record.hash != record.digest():
+        raise UserError(f"{path}: changed since it was written (its hash differs); restore it from version control")
+    if path.name != record.file_name():
+        raise UserError(f"{path}: should be named {record.file_name()}")
+    return record
+
+
+def accept(record: Record, folder: Path = RECORDS) -> Path:
+    """Put a record on the leaderboard. Records are immutable: an existing one is never replaced, except an audit's.
+
+    Raises:
+        UserError: the seed has a record already.
+    """
+    path = folder / record.paper / record.file_name()
+    if path.exists() and record.preset != "audit":
+        raise UserError(f"{path.name} exists already: records are immutable, and one seed has one record")
+    write_atomically(path, record.to_json())
+    return path
+
+
+def load_all(paper: str | None = None, folder: Path = RECORDS) -> Iterator[Record]:
+    """All records below a folder, in a stable order."""
+
+    def order(path: Path) -> tuple[str | int, ...]:
+        stem, seed = re.fullmatch(r"(.*?)(\d*)\.json", path.name).groups()  # type: ignore[union-attr]
+        return path.parent.name, stem, int(seed or 0)
+
+    for path in sorted(folder.glob(f"{paper or '*'}/*.json"), key=order):
+        yield read(path)
+
+
+def thin(steps: list[float], values: list[float | None]) -> list[list[float | None]]:
+    """At most CURVE_POINTS points of a curve, first and last among them, with six significant digits."""
+    n = len(steps)
+    if n > CURVE_POINTS:
+        keep = sorted({round(i * (n - 1) / (CURVE_POINTS - 1)) for i in range(CURVE_POINTS)})
+        steps, values = [steps[i] for i in keep], [values[i] for i in keep]
+    return [list(steps), [None if v is None else float(f"{v:.6g}") for v in values]]

@@ -1,0 +1,405 @@
+"""One run: processes, seeds, folder, log, checkpoints and, at the end, its records.
+
+A paper's `train(cfg, run)` uses `run.steps` as its loop and calls `run.finish` at the end. Whatever changes between
+two steps is in the state handed to `run.steps`; whatever is random is a pure function of (seed, step), see
+`common.random`. Then a resumed run equals an uninterrupted one bit for bit.
+"""
+
+import json
+import math
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
+
+from common import checkpoint, claims, records
+from common.cli import Command, format_seeds, saved_run
+from common.errors import UserError
+from common.paths import ROOT, RUNS
+from common.progress import Progress
+
+Mode = Literal["sharded", "stacked", "single"]
+
+
+class Run:
+    """What a paper's script needs of its surroundings.
+
+    Attributes:
+        seeds: the seeds this process trains.
+        device: where to compute.
+        accelerator: accelerate's view of the processes.
+        folder: the run's folder.
+        data_dir: the local mirror of data sets, if any.
+    """
+
+    def __init__(
+        self, command: Command, accelerator: Accelerator, mode: Mode, seeds: Sequence[int], folder: Path
+    ) -> None:
+        self.command, self.accelerator, self.mode, self.folder = command, accelerator, mode, folder
+        self.all_seeds = list(seeds)
+        rank, world = accelerator.process_index, accelerator.num_processes
+        self.seeds = self.all_seeds[rank::world] if mode == "sharded" else self.all_seeds
+        self.device: torch.device = accelerator.device
+        self.data_dir = command.data_dir
+        self.main = accelerator.is_main_process
+        self._writes = self.main or mode == "sharded"  # of sharded seeds every process keeps its own
+        suffix = f"-{rank}" if mode == "sharded" and rank else ""
+        self._log_path = folder / f"log{suffix}.jsonl"
+        self._checkpoints = folder / f"checkpoints{suffix}"
+        self._data: dict[str, str] = {}
+        self._state: Any = {}
+        self._step = self._first_step = 0
+        self._saved_step = -1
+        self._seconds_before = 0.0
+        self._begun = time.monotonic()
+        self._started = datetime.now(UTC)
+        self._commit, self._dirty = source_state(command.paper)
+        self._progress: Progress | None = None
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+
+    # ---- while it trains
+
+    def read(self, name: str, fingerprint: str) -> None:
+        """Note a data set that was really read, for the record."""
+        self._data[name] = fingerprint
+
+    def share(self, batch: torch.Tensor, dim: int = 0) -> torch.Tensor:
+        """This process's part of something every process holds whole; `dim` must divide by the processes.
+
+        Raises:
+            UserError: it does not divide.
+        """
+        world = self.accelerator.num_processes
+        if world == 1 or self.mode == "sharded":
+            return batch
+        if batch.shape[dim] % world:
+            raise UserError(
+                f"a batch of {batch.shape[dim]} does not divide among {world} processes; launch a divisor of it"
+            )
+        return batch.chunk(world, dim)[self.accelerator.process_index]
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """Mean over the processes that share a batch."""
+        if self.accelerator.num_processes == 1 or self.mode == "sharded":
+            return value
+        return self.accelerator.reduce(value, reduction="mean")  # type: ignore[return-value]
+
+    def steps(self, total: int, state: dict[str, Any], every: int | None = None) -> Iterator[int]:
+        """Yield the steps still to do, showing progress and keeping checkpoints.
+
+        Args:
+            total: number of steps.
+            state: everything that changes between steps; restored in place when the run is resumed.
+            every: steps between checkpoints; by time (`--checkpoint-minutes`) if None.
+        """
+        self._state = state
+        start, self._seconds_before = checkpoint.load(self._checkpoints, state)
+        self._step = self._first_step = self._saved_step = start
+        self._truncate_log(start)
+        self._progress = Progress(total, start, shown=self.main)
+        self._begun = last = time.monotonic()
+        try:
+            for step in range(start, total):
+                yield step
+                self._step = step + 1
+                self._progress.update(self._step)
+                now = time.monotonic()
+                if self._step % every == 0 if every else now - last >= self.command.options.checkpoint_minutes * 60:
+                    self._save()
+                    last = now
+        finally:
+            self._progress.close()
+
+    def log(self, step: int, **values: Any) -> None:
+        """Append one line to the log: floats, or one value per seed. Learning curves are read from here."""
+        line = {"step": step} | {name: _numbers(value) for name, value in values.items()}
+        if self._writes:
+            with open(self._log_path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        if self._progress is not None:
+            self._progress.note("  ".join(f"{name} {_short(value)}" for name, value in line.items() if name != "step"))
+
+    # ---- when it ends
+
+    def finish(self, metrics: Sequence[Mapping[str, float]]) -> list[records.Record]:
+        """End the run: keep the final state and write one record per seed.
+
+        Args:
+            metrics: final metrics, one mapping per seed of `self.seeds`.
+
+        Returns:
+            The records of all seeds, on the main process.
+        """
+        if len(metrics) != len(self.seeds):
+            raise ValueError(f"{len(metrics)} metrics for {len(self.seeds)} seeds")
+        self._save()
+        seconds = self._seconds_before + time.monotonic() - self._begun
+        curves = self._curves()
+        mine = [
+            {"seed": seed, "metrics": dict(m), "curves": {name: c[i] for name, c in curves.items()}}
+            for i, (seed, m) in enumerate(zip(self.seeds, metrics, strict=True))
+        ]
+        memory = peak_memory_mib(self.device)
+        rate = (self._step - self._first_step) / max(time.monotonic() - self._begun, 1e-9)
+        shared = [{"seconds": seconds, "memory": memory, "rate": rate, "data": self._data}]
+        if self.accelerator.num_processes > 1:
+            if self.mode == "sharded":
+                mine = gather_object(mine)
+            shared = gather_object(shared)
+        if not self.main:
+            return []
+        made = [self._record(one, shared) for one in sorted(mine, key=lambda one: one["seed"])]
+        for record in made:
+            records.write_atomically(self.folder / "records" / record.file_name(), record.to_json())
+        if self.command.options.record:
+            for record in made:
+                records.accept(record)
+        self._tell(made)
+        return made
+
+    def _record(self, one: Mapping[str, Any], shared: Sequence[Mapping[str, Any]]) -> records.Record:
+        command, config = self.command, claims.as_config(self.command.config)
+        metrics = {k: float(v) if math.isfinite(v) else None for k, v in one["metrics"].items()}
+        data = {name: fingerprint for part in shared for name, fingerprint in part["data"].items()}
+        device, precision = device_name(self.device), self.accelerator.mixed_precision
+        found = {
+            claim.id: claims.deviations(claim, side, config, data, precision, device)
+            for claim in claims.speaking_to(command.paper, command.preset, metrics)
+            for side in claim.measured_by()
+            if command.preset in (side.preset, *side.cut_down)
+        }
+        return records.Record(
+            paper=command.paper,
+            preset=command.preset,
+            overrides=command.overrides,
+            config=config,
+            seed=one["seed"],
+            stacked=len(self.all_seeds),
+            status="diverged" if None in metrics.values() else "finished",
+            claims=list(found),
+            deviations=found,
+            metrics=metrics,
+            curves=one["curves"],
+            data=data,
+            commit=self._commit,
+            dirty=self._dirty,
+            versions=library_versions(),
+            device=device,
+            precision=precision,
+            processes=self.accelerator.num_processes,
+            threads=torch.get_num_threads(),
+            started=self._started.isoformat(timespec="seconds"),
+            wall_seconds=round(max(part["seconds"] for part in shared), 3),
+            steps_per_second=float(f"{shared[0]['rate']:.6g}") if shared[0]["rate"] else None,
+            peak_memory_mib=round(max(part["memory"] for part in shared), 1),
+        )
+
+    def _tell(self, made: Sequence[records.Record]) -> None:
+        """The end of a run in a few lines."""
+        print(f"{self.command.paper} {self.command.preset}: {len(made)} seed(s) in {made[0].wall_seconds:.1f} s")
+        for name in made[0].metrics:
+            values = [r.metrics[name] for r in made if r.metrics[name] is not None]
+            if values:
+                mean = sum(values) / len(values)
+                spread = (sum((v - mean) ** 2 for v in values) / (len(values) - 1)) ** 0.5 if len(values) > 1 else 0.0
+                print(f"  {name} {mean:.6g}" + (f" ± {spread:.3g} (sd, n = {len(values)})" if len(values) > 1 else ""))
+        diverged = [r.seed for r in made if r.status == "diverged"]
+        if diverged:
+            print(f"  diverged: seeds {format_seeds(diverged)}")
+        print(f"  {self.folder}", flush=True)
+
+    # ---- the folder
+
+    def _save(self) -> None:
+        if self._writes and self._saved_step != self._step:
+            seconds = self._seconds_before + time.monotonic() - self._begun
+            checkpoint.save(self._checkpoints, self._step, self._state, seconds)
+            self._saved_step = self._step
+
+    def _log_lines(self) -> list[dict[str, Any]]:
+        lines = []
+        if self._log_path.exists():
+            for text in self._log_path.read_text(encoding="utf-8").splitlines():
+                try:
+                    lines.append(json.loads(text))
+                except ValueError:  # a line torn by a kill is written again by the steps that follow
+                    break
+        return lines
+
+    def _truncate_log(self, step: int) -> None:
+        """Forget what was logged after the checkpoint: those steps will be done, and logged, again."""
+        if self._writes and self._log_path.exists():
+            kept = [line for line in self._log_lines() if line["step"] < step]
+            records.write_atomically(self._log_path, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def _curves(self) -> dict[str, list[Any]]:
+        """metric -> for each seed of this process its thinned curve."""
+        names: dict[str, tuple[list[float], list[list[float | None]]]] = {}
+        for line in self._log_lines() if self._writes else []:
+            for name, value in line.items():
+                if name != "step":
+                    steps, rows = names.setdefault(name, ([], []))
+                    steps.append(line["step"])
+                    rows.append(value if isinstance(value, list) else [value] * len(self.seeds))
+        return {
+            name: [records.thin(steps, [row[i] for row in rows]) for i in range(len(self.seeds))]
+            for name, (steps, rows) in names.items()
+        }
+
+
+def execute(command: Command, argv: Sequence[str], train: Callable[[Any, Run], None], mode: Mode) -> None:
+    """Carry out a command: one run for seeds that train together, one after the other otherwise."""
+    options = command.options
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no CUDA device here (`repro doctor` lists devices)")
+    long_wait = InitProcessGroupKwargs(timeout=timedelta(days=7))  # sharded seeds end at different times
+    accelerator = Accelerator(cpu=options.device == "cpu", kwargs_handlers=[long_wait])
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != world:
+        raise UserError(
+            f"{world} processes were launched but accelerate joined {accelerator.num_processes}; "
+            "without a GPU set ACCELERATE_USE_CPU=true"
+        )
+    try:
+        folder = _folder(command, argv, accelerator)
+        batches = [command.seeds] if mode != "single" else [(seed,) for seed in command.seeds]
+        for seeds in batches:
+            part = folder if len(batches) == 1 else folder / f"seed-{seeds[0]}"
+            if options.resume and list((part / "records").glob("*.json")):
+                if accelerator.is_main_process:
+                    print(f"{part}: this run is complete, its records are in {part / 'records'}")
+                continue
+            part.mkdir(parents=True, exist_ok=True)
+            run = Run(command, accelerator, mode, seeds, part)
+            if run.seeds:
+                train(command.config, run)
+            else:
+                run.finish([])  # more processes than seeds
+    except UserError:
+        if accelerator.process_index:  # the main process says it; this one only where it alone fails
+            time.sleep(3)
+            os.environ["RANK"] = "0"
+        raise
+    finally:
+        if sys.exc_info()[0] is None:
+            accelerator.end_training()
+
+
+def _folder(command: Command, argv: Sequence[str], accelerator: Accelerator) -> Path:
+    """The run's folder, made by the main process and known to all."""
+    options = command.options
+    if options.resume:
+        saved = saved_run(Path(options.resume))
+        if saved["processes"] != accelerator.num_processes:
+            raise UserError(
+                f"{options.resume} was started by {saved['processes']} process(es); resume it with as many "
+                f"(now {accelerator.num_processes})"
+            )
+        return Path(options.resume).resolve()
+    told: list[Any] = [None]
+    if accelerator.is_main_process:
+        now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        name = f"{command.preset}-s{format_seeds(command.seeds).replace(',', '+')[:40]}-{now}-{os.getpid()}"
+        folder = Path(options.output_dir).resolve() if options.output_dir else RUNS / command.paper / name
+        if (folder / "run.json").exists():
+            told = [f"{folder} already holds a run; go on with --resume {folder}, or choose another --output-dir"]
+        else:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                saved = {"paper": command.paper, "argv": list(argv), "processes": accelerator.num_processes}
+                saved["config"] = claims.as_config(command.config)
+                records.write_atomically(folder / "run.json", json.dumps(saved, indent=1) + "\n")
+                told = [folder]
+            except OSError as error:
+                told = [f"the run's folder cannot be written: {error}; choose another --output-dir"]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(told)
+    if isinstance(told[0], str):
+        raise UserError(told[0])
+    return told[0]
+
+
+def source_state(paper: str) -> tuple[str, bool | None]:
+    """(commit, whether the sources a run of this paper uses differ from it); ("unknown", None) without git."""
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
+        status = subprocess.run(
+            [
+                "git",
+                "status",
+                "--porcelain",
+                "--",
+                "common",
+                f"papers/{paper}/*.py",
+                "pyproject.toml",
+                "constraints.txt",
+            ],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown", None
+    return commit.strip(), bool(status.strip())
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of python and of those libraries in use that can move a number."""
+    found = {"python": platform.python_version()}
+    for name in ("torch", "accelerate", "numpy", "numba", "scipy", "datasets", "transformers", "torch_geometric"):
+        if name in sys.modules:
+            found[name] = version(name)
+    return found
+
+
+def device_name(device: torch.device) -> str:
+    """`NVIDIA H200`, or `CPU (AMD EPYC, 2 cores)`."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    model = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.split(":", 1)[1].strip()
+                break
+    except OSError:
+        pass
+    return f"{device.type.upper()} ({model}, {os.cpu_count()} cores)"
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Peak memory: of the tensors on a GPU, of the whole process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def _numbers(value: Any) -> Any:
+    """Floats, or lists of floats; non-finite ones as null, for JSON has no word for them."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_numbers(v) for v in value]
+    return float(value) if math.isfinite(value) else None
+
+
+def _short(value: Any) -> str:
+    """One number for the progress line: the mean over seeds."""
+    values = [v for v in (value if isinstance(value, list) else [value]) if v is not None]
+    return f"{sum(values) / len(values):.4g}" if values else "nan"

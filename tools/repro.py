@@ -1,0 +1,268 @@
+"""`repro`: list claims, measure them, audit counts, render the leaderboard, say what to do next.
+
+Heavy imports wait until a command needs them: `repro --help` answers at once.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from common.errors import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The console script."""
+    arguments = _parser().parse_args(argv)
+    try:
+        sys.exit(arguments.run(arguments))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        print(f"error: {message} ({self.prog} --help)", file=sys.stderr)
+        sys.exit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="repro", description="Reported against reproduced: claims, runs, records, verdicts.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def add(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--json", action="store_true", help="print JSON for programs")
+        command.set_defaults(run=run)
+        return command
+
+    def positive(text: str) -> int:
+        if not text.isdigit() or int(text) < 1:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+        return int(text)
+
+    listing = add("list", _list, "papers, their presets, and their claims with reach and verdict")
+    listing.add_argument("paper", nargs="*", help="only these papers")
+
+    claim = add("claim", _claim, "run a claim's preset for the seeds still missing, record them, and give the verdict")
+    claim.add_argument("id", nargs="+", help="claim ids, e.g. lstm/table9/6a")
+    claim.add_argument("--seeds", type=positive, help="number of seeds (default: as many as the claim asks)")
+    claim.add_argument("--fresh", action="store_true", help="run all seeds anew and judge by these runs alone")
+    claim.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute")
+    claim.add_argument("--data-dir", help="local mirror of the data sets (default: $PAPERS_DATA, else the Hub)")
+
+    board = add("board", _board, "render the leaderboard from claims and records")
+    board.add_argument(
+        "--check", action="store_true", help="write nothing; fail where a page is stale or a record invalid"
+    )
+
+    audit = add("audit", _audit, "the counts at the paper's own scale: parameters, shapes, FLOPs")
+    audit.add_argument("paper", nargs="*", help="only these papers")
+    audit.add_argument("--data-dir", help="local mirror of the data sets (default: $PAPERS_DATA, else the Hub)")
+    audit.add_argument("--record", action="store_true", help="put the counts on the leaderboard")
+
+    following = add("next", _next, "open claims by what is cheapest to settle, with the command for each")
+    following.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="price them on this device")
+    following.add_argument("--minutes", type=float, help="only what fits in so many minutes")
+
+    doctor = add("doctor", _doctor, "versions, devices, data sets within reach, and what each missing one blocks")
+    doctor.add_argument("--data-dir", help="local mirror of the data sets (default: $PAPERS_DATA, else the Hub)")
+    return parser
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
+    """A table on a terminal; the same without borders and unfolded where the output is a file or a pipe."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=240)
+    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=column in ("claim", "verdict"))
+    for row in rows:
+        table.add_row(
+            *(Text(c, _style(c) if column == "verdict" else "") for column, c in zip(columns, row, strict=True))
+        )
+    console.print(table)
+
+
+def _style(verdict: str) -> str:
+    word = verdict.split()[0] if verdict else ""
+    if word in ("matched", "beaten", "holds", "exact"):
+        return "green"
+    return (
+        "red" if word in ("short", "fails", "off") else "yellow" if word in ("deviates", "too", "undecided") else "dim"
+    )
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from common.claims import load, presets
+    from tools.rows import judge_all, reported, row, verdict_text
+
+    judged = judge_all(arguments.paper)
+    if arguments.json:
+        _print_json(
+            {
+                paper: {
+                    "title": load(paper).paper.title,
+                    "presets": list(presets(paper)),
+                    "claims": [row(claim, verdict) for claim, verdict in claims],
+                }
+                for paper, claims in judged.items()
+            }
+        )
+        return 0
+    for paper, claims in judged.items():
+        card = load(paper).paper
+        print(f"{paper}: {card.title} ({card.authors[0]} et al., {card.venue} {card.year})")
+        print(f"presets: {', '.join(presets(paper))}")
+        _table(
+            ["claim", "where", "reported", "reach", "verdict"],
+            [(c.id, c.where, reported(c), c.reach, verdict_text(c, v)) for c, v in claims],
+        )
+    return 0
+
+
+def _claim(arguments: argparse.Namespace) -> int:
+    from common.claims import find
+    from tools.measure import measure
+    from tools.rows import duration, ours, reported, row, verdict_text
+
+    claims = [find(name) for name in dict.fromkeys(arguments.id)]
+    results = [
+        (claim, *measure(claim, arguments.seeds, arguments.fresh, arguments.device, arguments.data_dir))
+        for claim in claims
+    ]
+    if arguments.json:
+        _print_json([row(claim, verdict) for claim, verdict, _ in results])
+        return 0
+    _table(
+        ["claim", "metric", "reported", "ours (± 95 %)", "n", "verdict", "time"],
+        [
+            (
+                claim.id,
+                claim.metric,
+                reported(claim),
+                ours(claim, verdict),
+                str(verdict.n),
+                verdict_text(claim, verdict),
+                duration(seconds if seconds else verdict.seconds),
+            )
+            for claim, verdict, seconds in results
+        ],
+    )
+    for claim, verdict, _ in results:
+        for title, lines in (("deviations", verdict.deviations), ("notes", verdict.notes)):
+            if lines:
+                print(f"{claim.id}: {title}\n" + "\n".join(f"  - {line}" for line in lines))
+    return 0
+
+
+def _board(arguments: argparse.Namespace) -> int:
+    from tools.board import check, write
+
+    if arguments.check:
+        problems = check()
+        if arguments.json:
+            _print_json(problems)
+        else:
+            print("\n".join(problems) or "the pages are up to date, and every record is valid")
+        return 1 if problems else 0
+    changed = write()
+    if arguments.json:
+        _print_json(changed)
+    else:
+        print("\n".join(f"wrote {path}" for path in changed) or "the pages were up to date")
+    return 0
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    from common.claims import load
+    from common.paths import paper_names
+    from tools.measure import audit
+    from tools.verdicts import judge
+
+    rows, found = [], {}
+    for paper in arguments.paper or paper_names():
+        load(paper)
+        record = audit(paper, arguments.data_dir, arguments.record)
+        found[paper] = record.metrics
+        claims = {}
+        for claim in load(paper).claim:
+            if claim.kind == "count":
+                claims.setdefault(claim.metric, []).append(claim)
+        for metric, value in record.metrics.items():
+            shown = "" if value is None else f"{value:,.0f}" if float(value).is_integer() else f"{value:.6g}"
+            for claim in claims.pop(metric, [None]):
+                verdict = judge(claim, [record]).name if claim else ""
+                rows.append((paper, metric, shown, claim.value if claim else "", verdict, claim.where if claim else ""))
+        for metric, unread in claims.items():
+            rows += [(paper, metric, "", claim.value, "not run", claim.where) for claim in unread]
+    if arguments.json:
+        _print_json(found)
+    else:
+        _table(["paper", "count", "ours", "reported", "verdict", "where"], rows)
+    return 1 if any(verdict.startswith("off") for *_, verdict, _ in rows) else 0
+
+
+def _next(arguments: argparse.Namespace) -> int:
+    from tools.measure import queue
+    from tools.rows import duration, reported
+
+    items = queue(arguments.device, arguments.minutes)
+    if arguments.json:
+        _print_json(
+            [
+                {"id": c.id, "verdict": v.name, "minutes": m, "seeds_missing": k, "command": text}
+                for c, v, m, k, text in items
+            ]
+        )
+        return 0
+    _table(
+        ["claim", "reported", "verdict", "missing", f"cost on {arguments.device}", "command"],
+        [
+            (c.id, reported(c), v.name, f"{k} seeds", duration(m * 60) if m is not None else "unknown", text)
+            for c, v, m, k, text in items
+        ],
+    )
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from tools.measure import examine
+
+    found = examine(arguments.data_dir)
+    if arguments.json:
+        _print_json(found)
+        return 0
+    for name, value in found["versions"].items():
+        print(f"{name:16} {value}")
+    print(f"{'devices':16} {', '.join(found['devices'])}")
+    print(f"{'local mirror':16} {found['mirror'] or 'none (PAPERS_DATA is not set)'}")
+    print(f"{'Hub':16} {'within reach' if found['hub'] else 'out of reach'}")
+    _table(
+        ["data set", "state", "claims it blocks", "how to get it"],
+        [(d["name"], d["state"], str(len(d["blocks"])) if d["blocks"] else "", d["source"]) for d in found["data"]],
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    main()

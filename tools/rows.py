@@ -1,0 +1,129 @@
+"""One claim as every reader sees it: terminal, page, JSON."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from common.claims import Claim, load, presets
+from common.paths import paper_names
+from common.records import Record, load_all
+from tools.verdicts import Verdict, half_unit, judge
+
+Judged = list[tuple[Claim, Verdict]]
+
+
+def judge_all(papers: Iterable[str] | None = None) -> dict[str, Judged]:
+    """Every claim of the papers with its verdict: paper -> [(claim, verdict)]."""
+    result = {}
+    for paper in papers or paper_names():
+        by_preset: dict[str, list[Record]] = defaultdict(list)
+        for record in load_all(paper):
+            by_preset[record.preset].append(record)
+        result[paper] = []
+        for claim in load(paper).claim:
+            wanted = dict.fromkeys(p for side in claim.measured_by() for p in (side.preset, *side.cut_down))
+            result[paper].append((claim, judge(claim, [r for preset in wanted for r in by_preset[preset]])))
+    return result
+
+
+def reported(claim: Claim) -> str:
+    """The reported value as printed, or the trend in words."""
+    if claim.kind == "trend":
+        sign = {"greater": ">", "less": "<", "not worse": "no worse than", "equal": "="}[claim.relation or "greater"]
+        joint = f" {sign} " if claim.compare == "chain" else ", "
+        head, *rest = (side.label for side in claim.sides)
+        return joint.join([head, *rest]) if claim.compare == "chain" else f"{head} {sign} {joint.join(rest)}"
+    if claim.range is not None:
+        return f"within {claim.range[0]:g} to {claim.range[1]:g}"
+    spread = {"sd": " (sd)", "se": " (s.e.)", "range": " (range)", None: ""}[claim.spread_kind]
+    return f"{claim.value}{f' ± {claim.spread}{spread}' if claim.spread else ''}{_unit(claim)}"
+
+
+def ours(claim: Claim, verdict: Verdict) -> str:
+    """Our number with one digit more than was printed, or the means of a trend's sides."""
+    if claim.kind == "trend":
+        return ", ".join(f"{s.label} {s.mean:.4g} (n = {s.runs})" for s in verdict.sides if s.mean is not None)
+    if verdict.ours is None:
+        return "none reached it" if verdict.sides else ""
+    if claim.value is None:
+        text = f"{verdict.ours:.3g}"
+    elif claim.kind == "count":
+        text = f"{verdict.ours:.6g}" if half_unit(claim.value) < 0.5 else f"{verdict.ours:.0f}"
+    else:
+        digits = (
+            max(0, len(claim.value.partition(".")[2]) + 1) if "." in claim.value else (1 if verdict.ours < 1000 else 0)
+        )
+        text = f"{verdict.ours:.{digits}f}"
+        if verdict.half_width is not None:
+            text += f" ± {verdict.half_width:.{digits}f}"
+    return text + _unit(claim)
+
+
+def _unit(claim: Claim) -> str:
+    return f" {claim.unit}" if claim.unit else ""
+
+
+def command(claim: Claim) -> str:
+    """What a reader copies to rerun a row."""
+    return f"repro claim {claim.id} --fresh" if claim.kind != "count" else f"repro audit {claim.paper}"
+
+
+def runnable(claim: Claim) -> bool:
+    """Whether every preset the claim needs exists."""
+    known = presets(claim.paper)
+    sides = claim.measured_by()
+    return bool(sides) and all(side.preset == "audit" or side.preset in known for side in sides)
+
+
+def row(claim: Claim, verdict: Verdict) -> dict[str, Any]:
+    """The row as plain data, for programs."""
+    return {
+        "id": claim.id,
+        "paper": claim.paper,
+        "kind": claim.kind,
+        "where": claim.where,
+        "what": claim.what,
+        "metric": claim.metric,
+        "unit": claim.unit,
+        "reported": reported(claim),
+        "value": None if claim.value is None else float(claim.value),
+        "ours": ours(claim, verdict),
+        "mean": verdict.ours,
+        "interval": verdict.interval,
+        "half_width": verdict.half_width,
+        "n": verdict.n,
+        "seeds_asked": claim.seeds_asked,
+        "seeds_needed": verdict.seeds_needed,
+        "verdict": verdict.name,
+        "would_be": verdict.would_be,
+        "settled": verdict.settled,
+        "deviations": list(verdict.deviations),
+        "notes": list(verdict.notes),
+        "seconds": round(verdict.seconds, 3),
+        "presets": [side.preset for side in claim.measured_by()],
+        "reach": claim.reach,
+        "cpu_minutes": claim.cpu_minutes,
+        "gpu_minutes": claim.gpu_minutes,
+        "unverified": claim.unverified,
+        "source": claim.source,
+        "command": command(claim),
+    }
+
+
+def verdict_text(claim: Claim, verdict: Verdict) -> str:
+    """The verdict with what belongs to it: seeds still needed, what a deviating trend would say."""
+    if verdict.name == "too noisy":
+        needed = f"{verdict.seeds_needed} seeds" if verdict.seeds_needed else "no number of seeds resolves it"
+        return f"too noisy ({needed})"
+    if verdict.name == "too few seeds":
+        return f"too few seeds ({verdict.n} of {claim.seeds_asked})"
+    if verdict.would_be:
+        return f"deviates (would say {verdict.would_be})"
+    return verdict.name
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3.4 min, 2.1 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
