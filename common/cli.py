@@ -133,7 +133,7 @@ def parse(paper: str, argv: list[str]) -> Command:
     together = dataclasses.make_dataclass(
         "Together",
         [
-            ("config", tyro.conf.OmitArgPrefixes[tyro.conf.FlagConversionOff[config_type]]),  # type: ignore[valid-type]
+            ("config", tyro.conf.OmitArgPrefixes[tyro.conf.FlagConversionOff[config_type]]),  # type: ignore[valid-type, misc]
             ("run", tyro.conf.OmitArgPrefixes[Options]),
         ],
     )

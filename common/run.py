@@ -94,7 +94,7 @@ class Run:
         """Mean over the processes that share a batch."""
         if self.accelerator.num_processes == 1 or self.mode == "sharded":
             return value
-        return self.accelerator.reduce(value, reduction="mean")  # type: ignore[return-value]
+        return self.accelerator.reduce(value, reduction="mean")
 
     def steps(self, total: int, state: dict[str, Any], every: int | None = None) -> Iterator[int]:
         """Yield the steps still to do, showing progress and keeping checkpoints.
@@ -147,7 +147,7 @@ class Run:
         self._save()
         seconds = self._seconds_before + time.monotonic() - self._begun
         curves = self._curves()
-        mine = [
+        mine: list[dict[str, Any]] = [
             {"seed": seed, "metrics": dict(m), "curves": {name: c[i] for name, c in curves.items()}}
             for i, (seed, m) in enumerate(zip(self.seeds, metrics, strict=True))
         ]
@@ -210,7 +210,7 @@ class Run:
         """The end of a run in a few lines."""
         print(f"{self.command.paper} {self.command.preset}: {len(made)} seed(s) in {made[0].wall_seconds:.1f} s")
         for name in made[0].metrics:
-            values = [r.metrics[name] for r in made if r.metrics[name] is not None]
+            values = [value for r in made if (value := r.metrics[name]) is not None]
             if values:
                 mean = sum(values) / len(values)
                 spread = (sum((v - mean) ** 2 for v in values) / (len(values) - 1)) ** 0.5 if len(values) > 1 else 0.0

@@ -91,7 +91,7 @@ def audit(paper: str, mirror: str | None, record: bool) -> Record:
 
     begun, started = time.monotonic(), datetime.now(UTC)
     module = importlib.import_module(f"papers.{paper}.audit")
-    metrics = {name: float(value) for name, value in module.audit(data_dir(mirror)).items()}
+    metrics: dict[str, float | None] = {name: float(value) for name, value in module.audit(data_dir(mirror)).items()}
     import torch
 
     commit, dirty = source_state(paper)

@@ -204,7 +204,7 @@ def _audit(arguments: argparse.Namespace) -> int:
         load(paper)
         record = audit(paper, arguments.data_dir, arguments.record)
         found[paper] = record.metrics
-        claims = {}
+        claims: dict[str, list[Any]] = {}
         for claim in load(paper).claim:
             if claim.kind == "count":
                 claims.setdefault(claim.metric, []).append(claim)

@@ -14,7 +14,7 @@ Judged = list[tuple[Claim, Verdict]]
 
 def judge_all(papers: Iterable[str] | None = None) -> dict[str, Judged]:
     """Every claim of the papers with its verdict: paper -> [(claim, verdict)]."""
-    result = {}
+    result: dict[str, Judged] = {}
     for paper in papers or paper_names():
         by_preset: dict[str, list[Record]] = defaultdict(list)
         for record in load_all(paper):

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import pairwise
 
 import numpy as np
 
@@ -223,8 +224,9 @@ def predictive_interval(kind: str, values: np.ndarray, m: int, better: str | Non
 
 
 def seeds_needed(claim: Claim, values: np.ndarray) -> int | None:
-    """Seeds with which the half-width would fall to the claim's resolution; None where the paper's own noise forbids it."""
-    assert claim.value is not None and claim.resolution is not None
+    """Seeds that bring the half-width down to the claim's resolution; None where the paper's own noise forbids it."""
+    assert claim.value is not None
+    assert claim.resolution is not None
     sd, room = float(values.std(ddof=1)), claim.resolution - half_unit(claim.value)
     if claim.statistic != "mean" or room <= 0 or _t(10**6) * sd * math.sqrt(1 / claim.runs) >= room:
         return None
@@ -236,9 +238,7 @@ def seeds_needed(claim: Claim, values: np.ndarray) -> int | None:
 
 def _trend(claim: Claim, sides: tuple[Measured, ...]) -> Verdict:
     """Welch's t-test of the first side against each other one, or of each against the next."""
-    pairs = (
-        list(zip(sides, sides[1:], strict=False)) if claim.compare == "chain" else [(sides[0], s) for s in sides[1:]]
-    )
+    pairs = list(pairwise(sides)) if claim.compare == "chain" else [(sides[0], side) for side in sides[1:]]
     outcomes = [_compare(claim, first, second) for first, second in pairs]
     names = Counter(name for name, _ in outcomes)
     # The pair that decides: a failing one, else one that is undecided, else the closest call.

@@ -44,7 +44,7 @@ def column(name: str, split: str, data_dir: Path | None) -> np.ndarray:
     return _images(hub.load(name, split, data_dir))
 
 
-def _images(data) -> np.ndarray:  # type: ignore[no-untyped-def]
+def _images(data) -> np.ndarray:
     from datasets import Image
 
     names = [key for key, feature in data.features.items() if isinstance(feature, Image)]
