@@ -13,7 +13,7 @@ test: $(READY)
 	@$(VENV)/bin/python -m pytest
 
 lint: $(READY)
-	@$(VENV)/bin/pre-commit run --all-files --show-diff-on-failure
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" pre-commit run --all-files --show-diff-on-failure
 
 leaderboard: $(READY)
 	@$(VENV)/bin/repro board

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import pickle
 import shutil
 import warnings
 from pathlib import Path
@@ -112,8 +113,16 @@ def load(folder: Path, state: Any) -> tuple[int, float]:
                 if _sha256(candidate / name) != digest:
                     raise ValueError(f"{name} does not have the hash that was written")
             saved = torch.load(candidate / "state.pt", weights_only=True, map_location="cpu")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            damaged.append(f"{candidate.name}: {error}")
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            RuntimeError,
+            pickle.UnpicklingError,
+        ) as error:
+            damaged.append(f"{candidate.name}: {str(error).splitlines()[0]}")
             continue
         for line in damaged:
             warnings.warn(f"damaged checkpoint passed over, {line}", stacklevel=2)

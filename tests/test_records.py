@@ -1,0 +1,78 @@
+"""Records: immutable, checked when read, written whole or not at all."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.errors import UserError
+from common.records import CURVE_POINTS, accept, load_all, read, thin, write_atomically
+from tests.test_verdicts import record
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    path = accept(record(80.0, 3), tmp_path)
+    assert path.name.startswith("a-")
+    assert path.name.endswith("-s3.json")
+    again = read(path)
+    assert again.model_copy(update={"hash": ""}) == record(80.0, 3)
+    assert [r.seed for r in load_all("toy", tmp_path)] == [3]
+
+
+def test_one_seed_has_one_record(tmp_path: Path) -> None:
+    accept(record(80.0, 3), tmp_path)
+    with pytest.raises(UserError, match="exists already"):
+        accept(record(81.0, 3), tmp_path)
+    accept(record(81.0, 3, config={"lr": 0.7}), tmp_path)
+    assert len(list(load_all("toy", tmp_path))) == 2
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda text: text.replace("80.0", "99.0"), "hash differs"),
+        (lambda text: text[: len(text) // 2], "not a valid record"),
+        (lambda text: text.replace('"seed"', '"sead"'), "not a valid record"),
+        (lambda text: "", "not a valid record"),
+    ],
+)
+def test_a_changed_or_torn_record_is_refused(damage, said: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    path = accept(record(80.0, 3), tmp_path)
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(UserError, match=said):
+        read(path)
+
+
+def test_a_renamed_record_is_refused(tmp_path: Path) -> None:
+    path = accept(record(80.0, 3), tmp_path)
+    renamed = path.rename(path.with_name(path.name.replace("s3", "s4")))
+    with pytest.raises(UserError, match="should be named"):
+        read(renamed)
+
+
+def test_seeds_come_in_their_order(tmp_path: Path) -> None:
+    for seed in (10, 9, 0, 100):
+        accept(record(80.0, seed), tmp_path)
+    assert [r.seed for r in load_all("toy", tmp_path)] == [0, 9, 10, 100]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.json"
+    write_atomically(path, "old")
+    monkeypatch.setattr("os.fsync", lambda fd: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+@given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=500))
+@settings(deadline=None)
+def test_thinning_keeps_the_ends(values: list[float]) -> None:
+    steps, kept = thin([float(i) for i in range(len(values))], list(values))
+    assert len(steps) == len(kept) <= CURVE_POINTS
+    assert steps[0] == 0
+    assert steps[-1] == len(values) - 1
+    assert json.dumps(kept)

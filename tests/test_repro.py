@@ -1,0 +1,92 @@
+"""The console script, as users and programs call it."""
+
+import json
+
+import pytest
+
+from common.claims import load, presets
+from common.paths import paper_names
+from tools.repro import main
+
+
+def call(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    said = capsys.readouterr()
+    return stop.value.code or 0, said.out, said.err  # type: ignore[return-value]
+
+
+def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "list", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert list(found) == paper_names()
+    for paper in paper_names():
+        assert [c["id"] for c in found[paper]["claims"]] == [c.id for c in load(paper).claim]
+        assert found[paper]["presets"] == list(presets(paper))
+    code, out, _ = call(capsys, "list")
+    assert code == 0
+    assert all(claim.id in out for paper in paper_names() for claim in load(paper).claim)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (("list", "gnc"), "unknown paper 'gnc'; did you mean gcn?"),
+        (("claim", "lstm/table9/6x"), "did you mean lstm/table9/6"),
+        (("claim", "lstm/table9/6a", "--seeds", "0"), "not a positive number"),
+        (("bord",), "invalid choice"),
+        ((), "required"),
+        (("board", "--chek"), "unrecognized arguments"),
+    ],
+)
+def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], argv: tuple[str, ...], said: str) -> None:
+    code, _, err = call(capsys, *argv)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_audit_counts(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PAPERS_DATA", raising=False)
+    code, out, _ = call(capsys, "audit", "--json")
+    assert code == 0
+    assert json.loads(out).keys() == set(paper_names())
+
+
+def test_next_is_sorted_by_cost_and_priced(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "next", "--json", "--device", "cuda", "--minutes", "100000")
+    assert code == 0
+    costs = [item["minutes"] for item in json.loads(out)]
+    assert costs == sorted(costs)
+    assert all(item["command"].startswith("repro ") for item in json.loads(out))
+
+
+def test_doctor_says_what_is_missing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path
+) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    code, out, _ = call(capsys, "doctor", "--json", "--data-dir", str(tmp_path))
+    found = json.loads(out)
+    assert code == 0
+    assert found["versions"]["torch"]
+    missing = [d for d in found["data"] if d["state"] == "missing"]
+    assert missing
+    assert any(d["blocks"] for d in missing)
+
+
+def test_a_claim_is_measured_afresh(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path
+) -> None:  # type: ignore[no-untyped-def]
+    """`repro claim --fresh` runs the paper's script and judges by those runs alone."""
+    import tools.measure
+
+    monkeypatch.setattr(tools.measure, "RUNS", tmp_path)
+    code, out, err = call(capsys, "claim", "lstm/table9/6a", "--fresh", "--seeds", "2", "--json")
+    assert code == 0, err
+    (row,) = json.loads(out)
+    assert row["n"] == 2
+    assert row["verdict"] == "too few seeds"
+    assert row["mean"] > 1000
+    assert len(list(tmp_path.glob("lstm/*/records/*.json"))) == 2
