@@ -8,14 +8,10 @@ two steps is in the state handed to `run.steps`; whatever is random is a pure fu
 import json
 import math
 import os
-import platform
-import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,10 +19,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 
-from common import checkpoint, claims, records
+from common import checkpoint, claims, machine, records
 from common.cli import Command, format_seeds, saved_run
 from common.errors import UserError
-from common.paths import ROOT, RUNS
+from common.paths import RUNS
 from common.progress import Progress
 
 Mode = Literal["sharded", "stacked", "single"]
@@ -64,7 +60,7 @@ class Run:
         self._seconds_before = 0.0
         self._begun = time.monotonic()
         self._started = datetime.now(UTC)
-        self._commit, self._dirty = source_state(command.paper)
+        self._origin = machine.origin(command.paper)
         self._progress: Progress | None = None
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -151,7 +147,7 @@ class Run:
             {"seed": seed, "metrics": dict(m), "curves": {name: c[i] for name, c in curves.items()}}
             for i, (seed, m) in enumerate(zip(self.seeds, metrics, strict=True))
         ]
-        memory = peak_memory_mib(self.device)
+        memory = round(machine.peak_memory_mib(self.device), 1)
         rate = (self._step - self._first_step) / max(time.monotonic() - self._begun, 1e-9)
         shared = [{"seconds": seconds, "memory": memory, "rate": rate, "data": self._data}]
         if self.accelerator.num_processes > 1:
@@ -173,9 +169,10 @@ class Run:
         command, config = self.command, claims.as_config(self.command.config)
         metrics = {k: float(v) if math.isfinite(v) else None for k, v in one["metrics"].items()}
         data = {name: fingerprint for part in shared for name, fingerprint in part["data"].items()}
-        device, precision = device_name(self.device), self.accelerator.mixed_precision
+        precision = self.accelerator.mixed_precision
+        around = machine.circumstances(self.device) | {"peak_memory_mib": max(part["memory"] for part in shared)}
         found = {
-            claim.id: claims.deviations(claim, side, config, data, precision, device)
+            claim.id: claims.deviations(claim, side, config, data, precision, around["device"])
             for claim in claims.speaking_to(command.paper, command.preset, metrics)
             for side in claim.measured_by()
             if command.preset in (side.preset, *side.cut_down)
@@ -193,17 +190,13 @@ class Run:
             metrics=metrics,
             curves=one["curves"],
             data=data,
-            commit=self._commit,
-            dirty=self._dirty,
-            versions=library_versions(),
-            device=device,
             precision=precision,
             processes=self.accelerator.num_processes,
-            threads=torch.get_num_threads(),
             started=self._started.isoformat(timespec="seconds"),
             wall_seconds=round(max(part["seconds"] for part in shared), 3),
             steps_per_second=float(f"{shared[0]['rate']:.6g}") if shared[0]["rate"] else None,
-            peak_memory_mib=round(max(part["memory"] for part in shared), 1),
+            **self._origin,
+            **around,
         )
 
     def _tell(self, made: Sequence[records.Record]) -> None:
@@ -329,65 +322,6 @@ def _folder(command: Command, argv: Sequence[str], accelerator: Accelerator) -> 
     if isinstance(told[0], str):
         raise UserError(told[0])
     return told[0]
-
-
-def source_state(paper: str) -> tuple[str, bool | None]:
-    """(commit, whether the sources a run of this paper uses differ from it); ("unknown", None) without git."""
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout
-        status = subprocess.run(
-            [
-                "git",
-                "status",
-                "--porcelain",
-                "--",
-                "common",
-                f"papers/{paper}/*.py",
-                "pyproject.toml",
-                "constraints.txt",
-            ],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown", None
-    return commit.strip(), bool(status.strip())
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of python and of those libraries in use that can move a number."""
-    found = {"python": platform.python_version()}
-    for name in ("torch", "accelerate", "numpy", "numba", "scipy", "datasets", "transformers", "torch_geometric"):
-        if name in sys.modules:
-            found[name] = version(name)
-    return found
-
-
-def device_name(device: torch.device) -> str:
-    """`NVIDIA H200`, or `CPU (AMD EPYC, 2 cores)`."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    model = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                model = line.split(":", 1)[1].strip()
-                break
-    except OSError:
-        pass
-    return f"{device.type.upper()} ({model}, {os.cpu_count()} cores)"
-
-
-def peak_memory_mib(device: torch.device) -> float:
-    """Peak memory: of the tensors on a GPU, of the whole process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def _numbers(value: Any) -> Any:

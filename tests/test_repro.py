@@ -35,7 +35,7 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
         (("list", "gnc"), "unknown paper 'gnc'; did you mean gcn?"),
         (("claim", "lstm/table9/6x"), "did you mean lstm/table9/6"),
         (("claim", "lstm/table9/6a", "--seeds", "0"), "not a positive number"),
-        (("bord",), "invalid choice"),
+        (("boarding",), "invalid choice"),
         ((), "required"),
         (("board", "--chek"), "unrecognized arguments"),
     ],

@@ -87,14 +87,13 @@ def audit(paper: str, mirror: str | None, record: bool) -> Record:
     """The counts of a paper as a record of the preset `audit`; `record` puts it on the leaderboard where it is news."""
     from datetime import UTC, datetime
 
-    from common.run import device_name, library_versions, peak_memory_mib, source_state
+    from common import machine
 
     begun, started = time.monotonic(), datetime.now(UTC)
     module = importlib.import_module(f"papers.{paper}.audit")
     metrics: dict[str, float | None] = {name: float(value) for name, value in module.audit(data_dir(mirror)).items()}
     import torch
 
-    commit, dirty = source_state(paper)
     spoken = {
         claim.id: deviations(claim, Side(label="ours", preset="audit", metric=claim.metric), {}, {})
         for claim in load(paper).claim
@@ -113,17 +112,13 @@ def audit(paper: str, mirror: str | None, record: bool) -> Record:
         metrics=metrics,
         curves={},
         data={},
-        commit=commit,
-        dirty=dirty,
-        versions=library_versions(),
-        device=device_name(torch.device("cpu")),
         precision="no",
         processes=1,
-        threads=torch.get_num_threads(),
         started=started.isoformat(timespec="seconds"),
         wall_seconds=round(time.monotonic() - begun, 3),
         steps_per_second=None,
-        peak_memory_mib=round(peak_memory_mib(torch.device("cpu")), 1),
+        **machine.origin(paper),
+        **machine.circumstances(torch.device("cpu")),
     )
     before = RECORDS / paper / made.file_name()
     if record and not (before.exists() and read(before).metrics == made.metrics):
@@ -157,7 +152,7 @@ def examine(mirror: str | None) -> dict[str, Any]:
     """What `repro doctor` reports."""
     import torch
 
-    from common.run import device_name
+    from common.machine import device_name
 
     versions = {"python": platform.python_version()}
     for name in (

@@ -1,0 +1,73 @@
+"""Where and from what a number was made: sources, libraries, device, memory."""
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.paths import ROOT
+
+
+def circumstances(device: torch.device) -> dict[str, Any]:
+    """The record's fields that are known when a run ends."""
+    return {
+        "versions": library_versions(),
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "peak_memory_mib": round(peak_memory_mib(device), 1),
+    }
+
+
+def origin(paper: str) -> dict[str, Any]:
+    """The record's fields that hold when a run starts: commit, and whether the sources it uses differ from it.
+
+    Without git they are "unknown" and None.
+    """
+    sources = ("common", f"papers/{paper}/*.py", "pyproject.toml", "constraints.txt")
+    try:
+        return {"commit": _git("rev-parse", "HEAD"), "dirty": bool(_git("status", "--porcelain", "--", *sources))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": "unknown", "dirty": None}
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of python and of those libraries in use that can move a number."""
+    found = {"python": platform.python_version()}
+    for name in ("torch", "accelerate", "numpy", "numba", "scipy", "datasets", "transformers", "torch_geometric"):
+        if name in sys.modules:
+            found[name] = version(name)
+    return found
+
+
+def device_name(device: torch.device) -> str:
+    """`NVIDIA H200`, or `CPU (AMD EPYC, 2 cores)`."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    model = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.split(":", 1)[1].strip()
+                break
+    except OSError:
+        pass
+    return f"{device.type.upper()} ({model}, {os.cpu_count()} cores)"
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Peak memory: of the tensors on a GPU, of the whole process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
