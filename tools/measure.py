@@ -1,12 +1,14 @@
 """Measuring claims: runs for missing seeds, audits, the queue of open claims, and what this machine can reach."""
 
 import importlib
+import math
 import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -126,26 +128,42 @@ def audit(paper: str, mirror: str | None, record: bool) -> Record:
     return made
 
 
-def queue(device: str, minutes: float | None) -> list[tuple[Claim, Verdict, float | None, int, str]]:
-    """Open claims, cheapest first: (claim, verdict, minutes still to spend, seeds missing, command)."""
-    items = []
+@dataclass(frozen=True)
+class Open:
+    """Claims that the same runs would settle."""
+
+    claims: list[Claim]
+    verdict: str
+    minutes: float | None  # what is still to be spent; None where nobody has estimated it
+    seeds_missing: int
+    command: str
+
+
+def queue(device: str, minutes: float | None) -> list[Open]:
+    """What is open and can be run, cheapest first; claims measured by the same presets stand together."""
+    together: dict[tuple[str, ...], Open] = {}
     for judged in judge_all().values():
         for claim, verdict in judged:
             if verdict.settled or claim.reach != "open" or not runnable(claim):
                 continue
             asked = verdict.seeds_needed or claim.seeds_asked
             missing = max(asked - verdict.n, 0) if not verdict.deviations else 0
-            if claim.kind != "count" and not missing:
+            if not missing:
                 continue  # more seeds would not settle it
+            key = (claim.paper, *dict.fromkeys(side.preset for side in claim.measured_by()))
+            if key in together:
+                together[key].claims.append(claim)
+                continue
             whole = claim.cpu_minutes if device == "cpu" else claim.gpu_minutes
             cost = 0.1 if claim.kind == "count" else None if whole is None else whole * missing / claim.seeds_asked
-            if minutes is not None and (cost is None or cost > minutes):
-                continue
-            more = f" --seeds {asked}" if asked > claim.seeds_asked else ""
-            text = f"repro audit {claim.paper} --record" if claim.kind == "count" else f"repro claim {claim.id}{more}"
-            text += " --device cuda" if device == "cuda" and claim.kind != "count" else ""
-            items.append((claim, verdict, cost, missing, text))
-    return sorted(items, key=lambda item: (item[2] is None, item[2] or 0.0, item[0].id))
+            if claim.kind == "count":
+                text = f"repro audit {claim.paper} --record"
+            else:
+                more = f" --seeds {asked}" if asked > claim.seeds_asked else ""
+                text = f"repro claim {claim.id}{more}{' --device cuda' if device == 'cuda' else ''}"
+            together[key] = Open([claim], verdict.name, cost, missing, text)
+    items = [item for item in together.values() if minutes is None or (item.minutes or math.inf) <= minutes]
+    return sorted(items, key=lambda item: (item.minutes or math.inf, item.claims[0].id))
 
 
 def examine(mirror: str | None) -> dict[str, Any]:

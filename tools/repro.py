@@ -228,20 +228,15 @@ def _next(arguments: argparse.Namespace) -> int:
 
     items = queue(arguments.device, arguments.minutes)
     if arguments.json:
-        _print_json(
-            [
-                {"id": c.id, "verdict": v.name, "minutes": m, "seeds_missing": k, "command": text}
-                for c, v, m, k, text in items
-            ]
-        )
+        _print_json([vars(item) | {"claims": [claim.id for claim in item.claims]} for item in items])
         return 0
-    _table(
-        ["claim", "reported", "verdict", "missing", f"cost on {arguments.device}", "command"],
-        [
-            (c.id, reported(c), v.name, f"{k} seeds", duration(m * 60) if m is not None else "unknown", text)
-            for c, v, m, k, text in items
-        ],
-    )
+    rows = []
+    for item in items:
+        first, *others = item.claims
+        name = f"{first.id} and {len(others)} more" if others else first.id
+        cost = "unknown" if item.minutes is None else duration(item.minutes * 60)
+        rows.append((name, reported(first), item.verdict, str(item.seeds_missing), cost, item.command))
+    _table(["claim", "reported", "verdict", "seeds missing", f"cost on {arguments.device}", "command"], rows)
     return 0
 
 
