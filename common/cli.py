@@ -153,13 +153,15 @@ def parse(paper: str, argv: list[str]) -> Command:
 
 
 def _first_sentence(box: str) -> str:
-    """The message inside the box that tyro prints."""
-    lines = [line.strip("│ ").strip() for line in box.splitlines() if line.startswith("│")]
+    """The message inside the box that tyro prints: what stands between its title and the next rule."""
+    _title, *lines = box.splitlines() or [""]
     message: list[str] = []
-    for line in lines:
-        if not line or set(line) <= {"─", " "}:
-            break
-        message.append(line)
+    for line in (line.strip("│| ") for line in lines):
+        if set(line) <= set("─-╰╯+ "):
+            if message:
+                break
+        else:
+            message.append(line)
     return " ".join(message) or "the command line was not understood (--help lists every field)"
 
 
