@@ -267,9 +267,9 @@ def execute(command: Command, argv: Sequence[str], train: Callable[[Any, Run], N
         )
     try:
         folder = _folder(command, argv, accelerator)
-        batches = [command.seeds] if mode != "single" else [(seed,) for seed in command.seeds]
-        for seeds in batches:
-            part = folder if len(batches) == 1 else folder / f"seed-{seeds[0]}"
+        groups = [command.seeds] if mode != "single" else [(seed,) for seed in command.seeds]
+        for seeds in groups:
+            part = folder if len(groups) == 1 else folder / f"seed-{seeds[0]}"
             if options.resume and list((part / "records").glob("*.json")):
                 if accelerator.is_main_process:
                     print(f"{part}: this run is complete, its records are in {part / 'records'}")
@@ -285,9 +285,12 @@ def execute(command: Command, argv: Sequence[str], train: Callable[[Any, Run], N
             time.sleep(3)
             os.environ["RANK"] = "0"
         raise
-    finally:
-        if sys.exc_info()[0] is None:
-            accelerator.end_training()
+    except KeyboardInterrupt:
+        if accelerator.is_main_process:
+            print(f"\ngo on with: python -m papers.{command.paper}.train --resume {folder}", file=sys.stderr)
+        raise
+    else:
+        accelerator.end_training()
 
 
 def _folder(command: Command, argv: Sequence[str], accelerator: Accelerator) -> Path:
