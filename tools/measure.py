@@ -17,7 +17,7 @@ from common.claims import Claim, Side, config_differences, deviations, load, pre
 from common.cli import format_seeds
 from common.data import hub
 from common.errors import UserError
-from common.paths import RECORDS, ROOT, RUNS, data_dir, paper_names
+from common.paths import ROOT, RUNS, data_dir, paper_names
 from common.records import Record, accept, load_all, read
 from tools.rows import judge_all, runnable
 from tools.verdicts import Verdict, judge
@@ -92,6 +92,7 @@ def audit(paper: str, mirror: str | None, record: bool) -> Record:
     from common import machine
 
     begun, started = time.monotonic(), datetime.now(UTC)
+    before = [audited for audited in load_all(paper) if audited.preset == "audit"]
     module = importlib.import_module(f"papers.{paper}.audit")
     metrics: dict[str, float | None] = {name: float(value) for name, value in module.audit(data_dir(mirror)).items()}
     import torch
@@ -106,7 +107,7 @@ def audit(paper: str, mirror: str | None, record: bool) -> Record:
         preset="audit",
         overrides={},
         config={},
-        seed=0,
+        seed=len(before),
         stacked=1,
         status="finished",
         claims=list(spoken),
@@ -122,8 +123,7 @@ def audit(paper: str, mirror: str | None, record: bool) -> Record:
         **machine.origin(paper),
         **machine.circumstances(torch.device("cpu")),
     )
-    before = RECORDS / paper / made.file_name()
-    if record and not (before.exists() and read(before).metrics == made.metrics):
+    if record and not (before and before[-1].metrics == made.metrics):
         accept(made)
     return made
 
