@@ -94,7 +94,7 @@ def test_readme_has_the_commands_and_the_generated_block(paper: str) -> None:
 def test_audit_answers_every_count_that_needs_no_data(paper: str) -> None:
     import importlib
 
-    counted = importlib.import_module(f"papers.{paper}.audit").audit(None)
+    counted = importlib.import_module(f"papers.{paper}.audit").audit(None)[0]
     assert counted
     assert all(isinstance(value, int | float) for value in counted.values())
 

@@ -94,11 +94,12 @@ def audit(paper: str, mirror: str | None, record: bool) -> Record:
     begun, started = time.monotonic(), datetime.now(UTC)
     before = [audited for audited in load_all(paper) if audited.preset == "audit"]
     module = importlib.import_module(f"papers.{paper}.audit")
-    metrics: dict[str, float | None] = {name: float(value) for name, value in module.audit(data_dir(mirror)).items()}
+    counts, data = module.audit(data_dir(mirror))
+    metrics: dict[str, float | None] = {name: float(value) for name, value in counts.items()}
     import torch
 
     spoken = {
-        claim.id: deviations(claim, Side(label="ours", preset="audit", metric=claim.metric), {}, {})
+        claim.id: deviations(claim, Side(label="ours", preset="audit", metric=claim.metric), {}, data)
         for claim in load(paper).claim
         if claim.kind == "count" and claim.metric in metrics
     }
@@ -114,7 +115,7 @@ def audit(paper: str, mirror: str | None, record: bool) -> Record:
         deviations=spoken,
         metrics=metrics,
         curves={},
-        data={},
+        data=data,
         precision="no",
         processes=1,
         started=started.isoformat(timespec="seconds"),

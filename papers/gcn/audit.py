@@ -12,9 +12,10 @@ from papers.gcn.model import GCN
 TABLE_1 = {"citeseer": (3703, 6), "cora": (1433, 7), "pubmed": (500, 3)}  # features, classes
 
 
-def audit(data_dir: Path | None) -> dict[str, float]:
-    """Metric name -> value; what needs a data set that cannot be read is left out."""
+def audit(data_dir: Path | None) -> tuple[dict[str, float], dict[str, str]]:
+    """(metric name -> value, data set read -> fingerprint); what needs data that cannot be read is left out."""
     counts: dict[str, float] = {}
+    read: dict[str, str] = {}
     for name, (features, classes) in TABLE_1.items():
         with torch.device("meta"):
             model = GCN(1, [features, 16, classes])
@@ -24,6 +25,7 @@ def audit(data_dir: Path | None) -> dict[str, float]:
             graph = data.load(dataset, data_dir)
         except UserError:
             continue
+        read[graph.name] = graph.fingerprint
         counts[f"nodes_{name}"] = graph.adjacency.shape[0]
         counts[f"edges_{name}"] = graph.listed / 2
         counts[f"classes_{name}"] = graph.classes
@@ -31,4 +33,4 @@ def audit(data_dir: Path | None) -> dict[str, float]:
         counts[f"label_rate_{name}"] = len(graph.train) / graph.adjacency.shape[0]
     club = data.karate()
     counts["karate_nodes"], counts["karate_edges"] = club.adjacency.shape[0], club.adjacency.nnz
-    return counts
+    return counts, read

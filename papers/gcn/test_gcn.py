@@ -382,7 +382,7 @@ def test_real_files_as_pyg_reads_them(name: str, papers_data: Path, tmp_path: Pa
 
 
 def test_table_1(papers_data: Path) -> None:
-    found = audit(papers_data)
+    found = audit(papers_data)[0]
     for name, counts in {"cora": (2708, 5429, 7, 1433, 0.052), "citeseer": (3327, 4732, 6, 3703, 0.036)}.items():
         *exact, rate = (found[f"{what}_{name}"] for what in ("nodes", "edges", "classes", "features", "label_rate"))
         assert (*exact, round(rate, 3)) == counts

@@ -21,6 +21,7 @@ COUNTED = {
 }
 
 
-def audit(data_dir: Path | None = None) -> dict[str, float]:
+def audit(data_dir: Path | None) -> tuple[dict[str, float], dict[str, str]]:
+    """(metric name -> value, data sets read: none)."""
     with torch.device("meta"):
-        return {name: build(PRESETS[preset], 1).weights() for name, preset in COUNTED.items()}
+        return {name: build(PRESETS[preset], 1).weights() for name, preset in COUNTED.items()}, {}

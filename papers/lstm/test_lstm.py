@@ -21,7 +21,7 @@ from papers.lstm.train import Trial, build, rule_of, shape_of, start, task_of, w
 
 def test_weights_are_those_of_tables_1_to_10() -> None:
     printed = [264, 276, 10504, 364, 664, 1264, 3064, 6064, 102, 93, 93, 156, 308, 424]
-    assert audit() == dict(zip(COUNTED, printed, strict=True))
+    assert audit(None)[0] == dict(zip(COUNTED, printed, strict=True))
 
 
 # ---- the compiled kernel against autograd
