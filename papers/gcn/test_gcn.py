@@ -61,7 +61,7 @@ def irregular() -> sp.csr_matrix:
 def test_parameters_and_karate_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data.hub, "reachable", lambda host: False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    found = audit(None)
+    found = audit(None)[0]
     assert "nodes_cora" not in found
     assert (found["parameters_cora"], found["parameters_citeseer"], found["parameters_pubmed"]) == (23040, 59344, 8048)
     assert (found["karate_nodes"], found["karate_edges"]) == (34, 156)
