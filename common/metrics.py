@@ -19,10 +19,9 @@ def mean_over(run: Run, n: int, batch_size: int, values: Callable[[slice], torch
     """
     processes = 1 if run.mode == "sharded" else run.accelerator.num_processes
     rank = 0 if run.mode == "sharded" else run.accelerator.process_index
-    starts = range(0, n, batch_size)
     total: torch.Tensor | None = None
     count = torch.zeros((), dtype=torch.float64, device=run.device)
-    for i, start in enumerate(starts):
+    for i, start in enumerate(range(0, n, batch_size)):
         if i % processes == rank:
             chosen = slice(start, min(start + batch_size, n))
             value = values(chosen).double()

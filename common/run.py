@@ -290,6 +290,7 @@ def execute(command: Command, argv: Sequence[str], train: Callable[[Any, Run], N
             print(f"\ngo on with: python -m papers.{command.paper}.train --resume {folder}", file=sys.stderr)
         raise
     else:
+        accelerator.wait_for_everyone()  # a process that left early would break off the others' last exchange
         accelerator.end_training()
 
 

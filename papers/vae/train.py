@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.metrics import mean_over
 from common.optim import stages
 from common.random import generator
 from common.run import Run
@@ -175,13 +176,12 @@ class Evaluation:
         self, split: str, n: int, chunk: int, value: Callable[[Tensor, list[torch.Generator]], Tensor]
     ) -> Tensor:
         """Mean over the first n images of value(images, generators), (s, images) -> (s,)."""
-        n = min(n, len(self.pixels[split]))
-        total = torch.zeros(len(self.run.seeds), dtype=torch.float64, device=self.run.device)
-        for i, begin in enumerate(range(0, n, chunk)):
-            if i % self.run.accelerator.num_processes == self.run.accelerator.process_index:
-                numbers = [generator(seed, "evaluation noise", split, begin) for seed in self.run.seeds]
-                total += value(self.images(split, begin, min(begin + chunk, n)), numbers).double().sum(1)
-        return self.run.mean(total) * self.run.accelerator.num_processes / n
+
+        def of(chosen: slice) -> Tensor:
+            numbers = [generator(seed, "evaluation noise", split, chosen.start) for seed in self.run.seeds]
+            return value(self.images(split, chosen.start, chosen.stop), numbers)
+
+        return mean_over(self.run, min(n, len(self.pixels[split])), chunk, of)
 
     def bound(self, x: Tensor, numbers: list[torch.Generator]) -> Tensor:
         """The lower bound of each image, estimated with one sample."""
