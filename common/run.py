@@ -290,8 +290,21 @@ def execute(command: Command, argv: Sequence[str], train: Callable[[Any, Run], N
             print(f"\ngo on with: python -m papers.{command.paper}.train --resume {folder}", file=sys.stderr)
         raise
     else:
-        accelerator.wait_for_everyone()  # a process that left early would break off the others' last exchange
-        accelerator.end_training()
+        leave(accelerator)
+
+
+def leave(accelerator: Accelerator) -> None:
+    """End training; does not return where there are several processes.
+
+    Gloo's threads now and then abort a process while its interpreter shuts down ("terminate called without an active
+    exception", pytorch#190489; seen in 3 of 70 launches here), so that a finished run looked failed: skip the shutdown.
+    """
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    if accelerator.num_processes > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _folder(command: Command, argv: Sequence[str], accelerator: Accelerator) -> Path:

@@ -8,7 +8,7 @@ import sys
 import torch
 from accelerate import Accelerator
 from common.metrics import mean_over
-from common.run import Run
+from common.run import Run, leave
 from common.cli import parse
 
 accelerator = Accelerator(cpu=True)
@@ -26,7 +26,7 @@ for size in (1, 5, 23, 100):
 sharded = Run(command, accelerator, "sharded", [0, 1, 2], run.folder)
 assert sharded.seeds == [0, 1, 2][accelerator.process_index :: accelerator.num_processes]
 print("done", accelerator.process_index)
-accelerator.end_training()
+leave(accelerator)
 """
 
 
