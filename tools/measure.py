@@ -72,7 +72,7 @@ def run(paper: str, preset: str, seeds: list[int], device: str, mirror: str | No
     if code:
         if not list(folder.glob("**/step-*")):
             shutil.rmtree(folder, ignore_errors=True)
-            raise UserError(f"the run of {preset} failed (exit {code}); its own message stands above")
+            sys.exit(code)  # its own message says why
         raise UserError(
             f"the run of {preset} ended early (exit {code}); go on with "
             f"python -m papers.{paper}.train --resume {folder}"
