@@ -13,7 +13,7 @@ from common.claims import Claim, PaperClaims, load
 from common.errors import UserError
 from common.paths import LEADERBOARDS, PAPERS, RECORDS, ROOT
 from common.records import Record, read, write_atomically
-from tools.rows import Judged, command, duration, judge_all, ours, reported, verdict_text
+from tools.rows import Judged, assumptions, command, duration, judge_all, ours, reported, verdict_text
 from tools.verdicts import Verdict
 
 ORDER = ["matched", "beaten", "holds", "exact", "short", "fails", "off"]
@@ -142,7 +142,7 @@ def _paper_page(facts: PaperClaims, claims: Judged) -> str:
         "",
     ]
     for claim, verdict in claims:
-        remarks = [*verdict.deviations, *verdict.notes]
+        remarks = [*verdict.deviations, *verdict.notes, *(f"unsaid: {line}" for line in assumptions(claim))]
         if claim.note:
             remarks.append(f"note: {claim.note}")
         remarks += [f"corrected {c.date}: {c.what} ({c.why})" for c in claim.history]
@@ -211,6 +211,7 @@ def _html(judged: dict[str, Judged]) -> str:
                 "memory": max((record.peak_memory_mib for record in verdict.records), default=0.0),
                 "deviations": verdict.deviations,
                 "notes": verdict.notes,
+                "assumptions": assumptions(claim),
                 "command": command(claim),
                 "curves": [_curve(claim, label, metric, records) for label, metric, records in _drawn(claim, verdict)],
             }

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from typing import Any
 
 from common.claims import Claim, load, presets
@@ -59,6 +60,15 @@ def ours(claim: Claim, verdict: Verdict) -> str:
     return text + _unit(claim)
 
 
+def assumptions(claim: Claim) -> list[str]:
+    """What the paper leaves unsaid and evidence shows not to move the number: shown, but no deviation."""
+    return [
+        f"{unsaid.what} Filled in: {unsaid.filled} Not counted as a deviation: {unsaid.evidence}"
+        for unsaid in load(claim.paper).unsaid
+        if not unsaid.moves_result and any(fnmatchcase(claim.id, pattern) for pattern in unsaid.claims)
+    ]
+
+
 def _unit(claim: Claim) -> str:
     return f" {claim.unit}" if claim.unit else ""
 
@@ -99,6 +109,7 @@ def row(claim: Claim, verdict: Verdict) -> dict[str, Any]:
         "settled": verdict.settled,
         "deviations": list(verdict.deviations),
         "notes": list(verdict.notes),
+        "assumptions": assumptions(claim),
         "seconds": round(verdict.seconds, 3),
         "presets": [side.preset for side in claim.measured_by()],
         "reach": claim.reach,
