@@ -138,11 +138,19 @@ def _paper_page(facts: PaperClaims, claims: Judged) -> str:
         "",
         "Rerun a row: `repro claim <claim> --fresh` (add `--device cuda` on a GPU).",
         "",
-        "## Deviations and notes",
-        "",
     ]
+    if facts.unsaid:
+        lines += ["## Left unsaid by the paper", ""]
+        for unsaid in facts.unsaid:
+            counted = "Counts as a deviation" if unsaid.moves_result else f"No deviation: {unsaid.evidence}"
+            where = ", ".join(f"`{pattern}`" for pattern in unsaid.claims)
+            lines += [
+                f"- {where}: {_cell(unsaid.what)} Filled in: {_cell(unsaid.filled)} {_cell(counted).rstrip('.')}."
+            ]
+        lines += [""]
+    lines += ["## Deviations and notes", ""]
     for claim, verdict in claims:
-        remarks = [*verdict.deviations, *verdict.notes, *(f"unsaid: {line}" for line in assumptions(claim))]
+        remarks = [line for line in verdict.deviations if not line.startswith("unsaid: ")] + list(verdict.notes)
         if claim.note:
             remarks.append(f"note: {claim.note}")
         remarks += [f"corrected {c.date}: {c.what} ({c.why})" for c in claim.history]
