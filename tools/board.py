@@ -41,7 +41,7 @@ def render() -> dict[Path, str]:
         pages[LEADERBOARDS / f"{paper}.md"] = _paper_page(load(paper), claims)
         readme = PAPERS / paper / "README.md"
         if readme.exists():
-            pages[readme] = _with_block(readme, _results(claims))
+            pages[readme] = _with_block(readme, _summary(paper, claims))
     pages[LEADERBOARDS / "index.html"] = _html(judged)
     pages[LEADERBOARDS / "record.schema.json"] = _schema(Record)
     pages[LEADERBOARDS / "claims.schema.json"] = _schema(PaperClaims)
@@ -173,6 +173,14 @@ def _results(claims: Judged) -> list[str]:
         cells += [str(verdict.n or ""), bold, cost]
         lines.append("| " + " | ".join(map(_cell, cells)) + " |")
     return lines
+
+
+def _summary(paper: str, claims: Judged) -> list[str]:
+    """For the paper's own README: how many stand where, and the rows that have been run."""
+    ran = [(claim, verdict) for claim, verdict in claims if verdict.records]
+    found = ", ".join(f"{count} {name}" for name, count in counts(claims).items())
+    text = f"{len(claims)} claims: {found}. All of them: [leaderboard](../../leaderboards/{paper}.md)."
+    return [text, "", *_results(ran)] if ran else [text]
 
 
 def _metric(claim: Claim) -> str:
