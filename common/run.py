@@ -156,48 +156,50 @@ class Run:
             shared = gather_object(shared)
         if not self.main:
             return []
-        made = [self._record(one, shared) for one in sorted(mine, key=lambda one: one["seed"])]
-        for record in made:
-            records.write_atomically(self.folder / "records" / record.file_name(), record.to_json())
+        made = [records.keep(record, self.folder / "records") for record in self._records(mine, shared)]
         if self.command.options.record:
             for record in made:
                 records.accept(record)
         self._tell(made)
         return made
 
-    def _record(self, one: Mapping[str, Any], shared: Sequence[Mapping[str, Any]]) -> records.Record:
+    def _records(
+        self, seeds: Sequence[Mapping[str, Any]], shared: Sequence[Mapping[str, Any]]
+    ) -> Iterator[records.Record]:
+        """The records of all seeds; `shared` has what each process knows of the run as a whole."""
         command, config = self.command, claims.as_config(self.command.config)
-        metrics = {k: float(v) if math.isfinite(v) else None for k, v in one["metrics"].items()}
         data = {name: fingerprint for part in shared for name, fingerprint in part["data"].items()}
         precision = self.accelerator.mixed_precision
         around = machine.circumstances(self.device) | {"peak_memory_mib": max(part["memory"] for part in shared)}
-        found = {
-            claim.id: claims.deviations(claim, side, config, data, precision, around["device"])
-            for claim in claims.speaking_to(command.paper, command.preset, metrics)
-            for side in claim.measured_by()
-            if command.preset in (side.preset, *side.cut_down)
-        }
-        return records.Record(
-            paper=command.paper,
-            preset=command.preset,
-            overrides=command.overrides,
-            config=config,
-            seed=one["seed"],
-            stacked=len(self.all_seeds),
-            status="diverged" if None in metrics.values() else "finished",
-            claims=list(found),
-            deviations=found,
-            metrics=metrics,
-            curves=one["curves"],
-            data=data,
-            precision=precision,
-            processes=self.accelerator.num_processes,
-            started=self._started.isoformat(timespec="seconds"),
-            wall_seconds=round(max(part["seconds"] for part in shared), 3),
-            steps_per_second=float(f"{shared[0]['rate']:.6g}") if shared[0]["rate"] else None,
-            **self._origin,
-            **around,
-        )
+        for one in sorted(seeds, key=lambda one: one["seed"]):
+            metrics = {k: float(v) if math.isfinite(v) else None for k, v in one["metrics"].items()}
+            found = {
+                claim.id: claims.deviations(claim, side, config, data, precision, around["device"])
+                for claim in claims.speaking_to(command.paper, command.preset, metrics)
+                for side in claim.measured_by()
+                if command.preset in (side.preset, *side.cut_down)
+            }
+            yield records.Record(
+                paper=command.paper,
+                preset=command.preset,
+                overrides=command.overrides,
+                config=config,
+                seed=one["seed"],
+                stacked=len(self.all_seeds),
+                status="diverged" if None in metrics.values() else "finished",
+                claims=list(found),
+                deviations=found,
+                metrics=metrics,
+                curves=one["curves"],
+                data=data,
+                precision=precision,
+                processes=self.accelerator.num_processes,
+                started=self._started.isoformat(timespec="seconds"),
+                wall_seconds=round(max(part["seconds"] for part in shared), 3),
+                steps_per_second=float(f"{shared[0]['rate']:.6g}") if shared[0]["rate"] else None,
+                **self._origin,
+                **around,
+            )
 
     def _tell(self, made: Sequence[records.Record]) -> None:
         """The end of a run in a few lines."""
@@ -270,8 +272,11 @@ def execute(command: Command, argv: Sequence[str], train: Callable[[Any, Run], N
         groups = [command.seeds] if mode != "single" else [(seed,) for seed in command.seeds]
         for seeds in groups:
             part = folder if len(groups) == 1 else folder / f"seed-{seeds[0]}"
-            if options.resume and list((part / "records").glob("*.json")):
+            complete = sorted((part / "records").glob("*.json"))
+            if options.resume and len(complete) == len(seeds):
                 if accelerator.is_main_process:
+                    for path in complete if options.record else []:
+                        records.accept(records.read(path))
                     print(f"{part}: this run is complete, its records are in {part / 'records'}")
                 continue
             part.mkdir(parents=True, exist_ok=True)

@@ -150,6 +150,14 @@ def test_resumed_equals_uninterrupted(paper: str, tmp_path: Path, monkeypatch: p
     assert stop.value.code == 0
     assert what_was_measured(torn) == what_was_measured(whole)
     assert final_weights(torn) == final_weights(whole)
+    (lost, *kept) = sorted(torn.glob("records/*.json"))  # as if killed while writing records
+    before, content = kept[0].read_bytes(), what_was_measured(torn)
+    lost.unlink()
+    with pytest.raises(SystemExit) as stop:
+        launch(paper, ["--resume", str(torn)])
+    assert stop.value.code == 0
+    assert what_was_measured(torn) == content
+    assert kept[0].read_bytes() == before
     assert (torn / "log.jsonl").read_text() == (whole / "log.jsonl").read_text()
 
 

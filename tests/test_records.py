@@ -25,6 +25,7 @@ def test_one_seed_has_one_record(tmp_path: Path) -> None:
     accept(record(80.0, 3), tmp_path)
     with pytest.raises(UserError, match="exists already"):
         accept(record(81.0, 3), tmp_path)
+    accept(record(80.0, 3), tmp_path)  # the same one again is no harm
     accept(record(81.0, 3, config={"lr": 0.7}), tmp_path)
     assert len(list(load_all("toy", tmp_path))) == 2
 
