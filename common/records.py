@@ -104,7 +104,7 @@ def read(path: Path) -> Record:
 
 
 def keep(record: Record, folder: Path) -> Record:
-    """Write a record into a run's folder, unless a run that was killed while writing left it there; returns that one."""
+    """Write a record into a run's folder and return it; one that a killed run had already written there stays."""
     path = folder / record.file_name()
     if path.exists():
         return read(path)
