@@ -229,7 +229,7 @@ def test_paper_presets_say_which_data_is_missing(paper: str, script, tmp_path: P
         return
     done = script(
         f"papers.{paper}.train", "--preset", name, "--data-dir", str(tmp_path), "--output-dir", str(tmp_path / "run"),
-        env={"HF_HUB_OFFLINE": "1"},
+        env={"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)},
     )  # fmt: skip
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 2

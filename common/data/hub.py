@@ -15,25 +15,24 @@ if TYPE_CHECKING:
 def load(name: str, split: str, data_dir: Path | None) -> "datasets.Dataset":
     """Load one split of a Hub data set, e.g. `load("ylecun/mnist", "train", None)`.
 
-    A folder `<data_dir>/hub/<name>` is read in place of the Hub.
+    A folder `<data_dir>/hub/<name>` is read in place of the Hub; without a network, what the Hub's cache has will do.
 
     Raises:
-        UserError: neither the folder nor the Hub has it.
+        UserError: neither the folder, nor the Hub, nor its cache has it.
     """
     folder = data_dir / "hub" / name if data_dir else None
     here = folder is not None and folder.is_dir()
-    if not here:  # one question to the Hub is enough to know that it is out of reach
-        os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "5")
+    online = here or reachable()
+    if not online:  # only the cache can help; do not ask the Hub again and again
+        os.environ["HF_HUB_OFFLINE"] = "1"
     import datasets
 
     datasets.disable_progress_bars()
-    if not here and not reachable():
-        raise UserError(missing(name, data_dir))
     try:
         return datasets.load_dataset(str(folder) if here else name, split=split)
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{missing(name, data_dir)} ({reason})") from None
+        reason = f" ({str(error).splitlines()[0]})" if online and str(error) else ""
+        raise UserError(missing(name, data_dir) + reason) from None
 
 
 def reachable(host: str = "huggingface.co", seconds: float = 3.0) -> bool:
