@@ -22,12 +22,13 @@ def load(name: str, split: str, data_dir: Path | None) -> "datasets.Dataset":
     """
     folder = data_dir / "hub" / name if data_dir else None
     here = folder is not None and folder.is_dir()
-    online = here or reachable()
-    if not online:  # only the cache can help; do not ask the Hub again and again
-        os.environ["HF_HUB_OFFLINE"] = "1"
     import datasets
+    import huggingface_hub.constants
 
     datasets.disable_progress_bars()
+    online = here or reachable()
+    if not online:  # only the cache can help; the environment's HF_HUB_OFFLINE was read at import
+        huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
     try:
         return datasets.load_dataset(str(folder) if here else name, split=split)
     except (OSError, ValueError) as error:
