@@ -148,6 +148,8 @@ def queue(device: str, minutes: float | None) -> list[Open]:
             if verdict.settled or claim.reach != "open" or not runnable(claim):
                 continue
             asked = verdict.seeds_needed or claim.seeds_asked
+            if verdict.name == "undecided":
+                asked = 2 * verdict.n
             missing = max(asked - verdict.n, 0) if not verdict.deviations else 0
             if not missing:
                 continue  # more seeds would not settle it
