@@ -19,7 +19,7 @@ from tools.verdicts import Verdict
 ORDER = ["matched", "beaten", "holds", "exact", "short", "fails", "off"]
 ORDER += ["too noisy", "undecided", "too few seeds", "deviates", "not run"]
 BLOCK = ("<!-- results -->", "<!-- /results -->")
-CURVES_SHOWN = 20  # seeds drawn one by one; more are thinned to so many, and the page says so
+CURVES_SHOWN = 10  # seeds drawn one by one; more are thinned to so many, and the page says so
 
 
 def verdict_kind(verdict: Verdict) -> str:
