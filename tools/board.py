@@ -262,7 +262,7 @@ def _drawn(claim: Claim, verdict: Verdict) -> list[tuple[str, str, list[Record]]
     return drawn
 
 
-WIDTH, HEIGHT, LEFT, BOTTOM = 420, 190, 52, 34
+WIDTH, HEIGHT, LEFT, BOTTOM = 420, 190, 66, 34
 
 
 def _curve(claim: Claim, label: str, metric: str, records: list[Record]) -> dict[str, Any]:
@@ -294,11 +294,15 @@ def _curve(claim: Claim, label: str, metric: str, records: list[Record]) -> dict
         "paths": paths,
         "drawn": len(chosen),
         "runs": len(records),
-        "x": (f"{x0:.4g}", f"{x1:.4g}"),
-        "y": (f"{y0:.4g}", f"{y1:.4g}"),
+        "x": (_tick(x0), _tick(x1)),
+        "y": (_tick(y0), _tick(y1)),
         "target": None if target is None else at(x0, target)[1],
         "size": (WIDTH, HEIGHT, LEFT, BOTTOM),
     }
+
+
+def _tick(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _schema(model: Any) -> str:
