@@ -67,8 +67,8 @@ def run(paper: str, preset: str, seeds: list[int], device: str, mirror: str | No
     command += ["--device", device, "--output-dir", str(folder), *(["--record"] if record else [])]
     command += ["--data-dir", mirror] if mirror else []
     print(f"{paper} {preset}: seeds {format_seeds(seeds)}", file=sys.stderr, flush=True)
-    # Standard output belongs to the table (or the JSON) of `repro`.
-    code = subprocess.run(command, cwd=ROOT, stdout=sys.stderr).returncode
+    # The script speaks on standard error (2): standard output belongs to the table, or the JSON, of `repro`.
+    code = subprocess.run(command, cwd=ROOT, stdout=2).returncode
     if code:
         if not list(folder.glob("**/step-*")):
             shutil.rmtree(folder, ignore_errors=True)
