@@ -203,8 +203,10 @@ class Run:
 
     def _tell(self, made: Sequence[records.Record]) -> None:
         """The end of a run in a few lines."""
-        print(f"{self.command.paper} {self.command.preset}: {len(made)} seed(s) in {made[0].wall_seconds:.1f} s")
-        for name in made[0].metrics:
+        first = made[0]
+        where = f"{first.processes} process{'es' if first.processes > 1 else ''} of {first.device}"
+        print(f"{first.paper} {first.preset}: {len(made)} seed(s) in {first.wall_seconds:.1f} s, {where}")
+        for name in first.metrics:
             values = [value for r in made if (value := r.metrics[name]) is not None]
             if values:
                 mean = sum(values) / len(values)
@@ -260,7 +262,8 @@ def execute(command: Command, argv: Sequence[str], train: Callable[[Any, Run], N
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch sees no CUDA device here (`repro doctor` lists devices)")
     long_wait = InitProcessGroupKwargs(timeout=timedelta(days=7))  # sharded seeds end at different times
-    accelerator = Accelerator(cpu=options.device == "cpu", kwargs_handlers=[long_wait])
+    on_cpu = options.device == "cpu" or not torch.cuda.is_available()  # also on a Mac: its GPU has no float64
+    accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=[long_wait])
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != world:
         raise UserError(
