@@ -90,3 +90,21 @@ def test_a_claim_is_measured_afresh(
     assert row["verdict"] == "too few seeds"
     assert row["mean"] > 1000
     assert len(list(tmp_path.glob("lstm/*/records/*.json"))) == 2
+
+
+def test_seeds_on_record_are_not_run_again(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import tools.measure
+
+    asked: list[list[int]] = []
+
+    def run(paper: str, preset: str, seeds: list[int], *_) -> list:  # type: ignore[no-untyped-def]
+        asked.append(seeds)
+        return []
+
+    monkeypatch.setattr(tools.measure, "run", run)
+    have = tools.measure.recorded_seeds("lstm", "table9-6a")
+    assert have >= set(range(20))
+    code, out, _ = call(capsys, "claim", "lstm/table9/6a", "--json")
+    assert (code, json.loads(out)[0]["n"], asked) == (0, len(have), [])
+    call(capsys, "claim", "lstm/table9/6a", "--seeds", "1000")
+    assert asked == [[seed for seed in range(1000) if seed not in have]]
