@@ -97,7 +97,7 @@ def test_seeds_on_record_are_not_run_again(capsys: pytest.CaptureFixture[str], m
 
     asked: list[list[int]] = []
 
-    def run(paper: str, preset: str, seeds: list[int], *_) -> list:  # type: ignore[no-untyped-def]
+    def run(paper: str, preset: str, seeds: list[int], *_, **__) -> list:  # type: ignore[no-untyped-def]
         asked.append(seeds)
         return []
 
