@@ -36,8 +36,8 @@ def reported(claim: Claim) -> str:
         return joint.join([head, *rest]) if claim.compare == "chain" else f"{head} {sign} {joint.join(rest)}"
     if claim.range is not None:
         return f"within {claim.range[0]:g} to {claim.range[1]:g}"
-    spread = {"sd": " (sd)", "se": " (s.e.)", "range": " (range)", None: ""}[claim.spread_kind]
-    return f"{claim.value}{f' ± {claim.spread}{spread}' if claim.spread else ''}{_unit(claim)}"
+    spread = {"sd": " ± {} (sd)", "se": " ± {} (s.e.)", "range": " (range {})", None: ""}[claim.spread_kind]
+    return f"{claim.value}{spread.format(claim.spread)}{_unit(claim)}"
 
 
 def ours(claim: Claim, verdict: Verdict) -> str:
