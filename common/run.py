@@ -305,7 +305,8 @@ def leave(accelerator: Accelerator) -> None:
     """End training; does not return where there are several processes.
 
     Gloo's threads now and then abort a process while its interpreter shuts down ("terminate called without an active
-    exception", pytorch#190489; seen in two or three of 70 launches here), so that a finished run looked failed: skip the shutdown.
+    exception", pytorch#190489; seen in two or three of 70 launches here), so that a finished run looked failed: skip
+    the shutdown.
     """
     accelerator.wait_for_everyone()
     accelerator.end_training()
