@@ -67,6 +67,11 @@ class Side(_Strict):
     metric: str
     cut_down: list[str] = []
 
+    @property
+    def presets(self) -> tuple[str, ...]:
+        """The presets whose runs are shown on this side: the one it names, and cut-down ones, which deviate."""
+        return (self.preset, *self.cut_down)
+
 
 class Correction(_Strict):
     """A correction of a claim against the paper."""
@@ -256,7 +261,7 @@ def speaking_to(paper: str, preset: str, metrics: Iterable[str]) -> list[Claim]:
     return [
         claim
         for claim in load(paper).claim
-        if any(preset in (side.preset, *side.cut_down) and side.metric in metrics for side in claim.measured_by())
+        if any(preset in side.presets and side.metric in metrics for side in claim.measured_by())
     ]
 
 
@@ -280,8 +285,7 @@ def deviations(
     if side.preset != "audit":
         for name, (expected, actual) in config_differences(claim.paper, side.preset, config).items():
             lines.append(f"{name}: {expected} → {actual}")
-    facts = load(claim.paper)
-    declared = {d.name: d.fingerprint for d in facts.data}
+    declared = {d.name: d.fingerprint for d in load(claim.paper).data}
     for name, fingerprint in data.items():
         if declared.get(name) is not None and declared[name] != fingerprint:
             lines.append(f"data: {name} is not the declared one (fingerprint {fingerprint[:19]}…)")
@@ -289,7 +293,12 @@ def deviations(
         lines.append(f"precision: mixed {precision}")
     if claim.hardware and claim.hardware != device:
         lines.append(f"hardware: {claim.hardware} → {device}")
-    for unsaid in facts.unsaid:
-        if unsaid.moves_result and any(fnmatchcase(claim.id, pattern) for pattern in unsaid.claims):
+    for unsaid in unsaid_of(claim):
+        if unsaid.moves_result:
             lines.append(f"unsaid: {unsaid.what} Filled in: {unsaid.filled}")
     return lines
+
+
+def unsaid_of(claim: Claim) -> list[Unsaid]:
+    """What the paper leaves unsaid about a claim."""
+    return [u for u in load(claim.paper).unsaid if any(fnmatchcase(claim.id, pattern) for pattern in u.claims)]

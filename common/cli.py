@@ -192,7 +192,7 @@ def describe(command: Command) -> str:
     spoken = 0
     for claim in load(command.paper).claim:
         for side in claim.measured_by():
-            if command.preset in (side.preset, *side.cut_down):
+            if command.preset in side.presets:
                 spoken += 1
                 found = deviations(claim, side, chosen, {})
                 lines.append(f"{claim.id}: " + ("no deviation" if not found else f"{len(found)} deviations"))

@@ -171,14 +171,14 @@ class Run:
         data = {name: fingerprint for part in shared for name, fingerprint in part["data"].items()}
         precision = self.accelerator.mixed_precision
         around = machine.circumstances(self.device) | {"peak_memory_mib": max(part["memory"] for part in shared)}
+        found = {
+            claim.id: claims.deviations(claim, side, config, data, precision, around["device"])
+            for claim in claims.speaking_to(command.paper, command.preset, seeds[0]["metrics"])
+            for side in claim.measured_by()
+            if command.preset in side.presets
+        }
         for one in sorted(seeds, key=lambda one: one["seed"]):
             metrics = {k: float(v) if math.isfinite(v) else None for k, v in one["metrics"].items()}
-            found = {
-                claim.id: claims.deviations(claim, side, config, data, precision, around["device"])
-                for claim in claims.speaking_to(command.paper, command.preset, metrics)
-                for side in claim.measured_by()
-                if command.preset in (side.preset, *side.cut_down)
-            }
             yield records.Record(
                 paper=command.paper,
                 preset=command.preset,

@@ -41,9 +41,10 @@ def test_the_page_needs_no_network_and_escapes_what_claims_say() -> None:
 
 
 def test_every_claim_is_on_the_pages() -> None:
-    page = board.render()[LEADERBOARDS / "index.html"]
+    pages = board.render()
+    page = pages[LEADERBOARDS / "index.html"]
     for paper, claims in judge_all().items():
-        text = board.render()[LEADERBOARDS / f"{paper}.md"]
+        text = pages[LEADERBOARDS / f"{paper}.md"]
         for claim, verdict in claims:
             assert f'id="{claim.id}"' in page
             assert f"`{claim.id}`" in text

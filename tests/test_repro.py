@@ -6,6 +6,7 @@ import pytest
 
 from common.claims import load, presets
 from common.paths import paper_names
+from common.records import load_all
 from tools.repro import main
 
 
@@ -102,7 +103,7 @@ def test_seeds_on_record_are_not_run_again(capsys: pytest.CaptureFixture[str], m
         return []
 
     monkeypatch.setattr(tools.measure, "run", run)
-    have = tools.measure.recorded_seeds("lstm", "table9-6a")
+    have = tools.measure.recorded_seeds(load_all("lstm"), "table9-6a")
     assert have >= set(range(20))
     code, out, _ = call(capsys, "claim", "lstm/table9/6a", "--json")
     assert (code, json.loads(out)[0]["n"], asked) == (0, len(have), [])

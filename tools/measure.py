@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -35,25 +36,20 @@ def measure(claim: Claim, seeds: int | None, fresh: bool, device: str, mirror: s
     if not runnable(claim):
         raise UserError(f"{claim.id} has no preset here: {claim.note or 'it is listed, and cannot be run yet'}")
     wanted = range(seeds or claim.seeds_asked)
-    made: list[Record] = []
+    records = [] if fresh else list(load_all(claim.paper))
     ran = False
     for preset in dict.fromkeys(side.preset for side in claim.measured_by()):
-        have = set() if fresh else recorded_seeds(claim.paper, preset)
+        have = recorded_seeds(records, preset)
         missing = [seed for seed in wanted if seed not in have]
         if missing:
             ran = True
-            made += run(claim.paper, preset, missing, device, mirror, record=not fresh)
-    verdict = judge(claim, made if fresh else list(load_all(claim.paper)))
-    return verdict, time.monotonic() - begun if ran else 0.0
+            records += run(claim.paper, preset, missing, device, mirror, record=not fresh)
+    return judge(claim, records), time.monotonic() - begun if ran else 0.0
 
 
-def recorded_seeds(paper: str, preset: str) -> set[int]:
+def recorded_seeds(records: Iterable[Record], preset: str) -> set[int]:
     """Seeds with a record made exactly by the preset as it stands today."""
-    return {
-        record.seed
-        for record in load_all(paper)
-        if record.preset == preset and not config_differences(paper, preset, record.config)
-    }
+    return {r.seed for r in records if r.preset == preset and not config_differences(r.paper, preset, r.config)}
 
 
 def run(paper: str, preset: str, seeds: list[int], device: str, mirror: str | None, record: bool) -> list[Record]:

@@ -2,10 +2,9 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 from typing import Any
 
-from common.claims import Claim, load, presets
+from common.claims import Claim, load, presets, unsaid_of
 from common.paths import paper_names
 from common.records import Record, load_all
 from tools.verdicts import Verdict, half_unit, judge
@@ -22,7 +21,7 @@ def judge_all(papers: Iterable[str] | None = None) -> dict[str, Judged]:
             by_preset[record.preset].append(record)
         result[paper] = []
         for claim in load(paper).claim:
-            wanted = dict.fromkeys(p for side in claim.measured_by() for p in (side.preset, *side.cut_down))
+            wanted = dict.fromkeys(preset for side in claim.measured_by() for preset in side.presets)
             result[paper].append((claim, judge(claim, [r for preset in wanted for r in by_preset[preset]])))
     return result
 
@@ -64,8 +63,8 @@ def assumptions(claim: Claim) -> list[str]:
     """What the paper leaves unsaid and evidence shows not to move the number: shown, but no deviation."""
     return [
         f"{unsaid.what} Filled in: {unsaid.filled} Not counted as a deviation: {unsaid.evidence}"
-        for unsaid in load(claim.paper).unsaid
-        if not unsaid.moves_result and any(fnmatchcase(claim.id, pattern) for pattern in unsaid.claims)
+        for unsaid in unsaid_of(claim)
+        if not unsaid.moves_result
     ]
 
 

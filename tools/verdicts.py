@@ -91,7 +91,7 @@ def measure(claim: Claim, side: Side, records: Iterable[Record]) -> Measured:
     """The runs that count for a side: those without deviation; else the largest group that deviates alike."""
     groups: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
-        if record.preset in (side.preset, *side.cut_down) and side.metric in record.metrics:
+        if record.preset in side.presets and side.metric in record.metrics:
             found = tuple(deviations(claim, side, record.config, record.data, record.precision, record.device))
             groups.setdefault(found, []).append(record)
     if not groups:
