@@ -32,10 +32,14 @@ class Paper(_Strict):
 
 
 class Data(_Strict):
-    """A data set that presets name; `fingerprint` is the hash of what the loader is expected to read."""
+    """A data set that presets name; `fingerprint` is the hash of what the loader is expected to read.
+
+    `stand_in` names a data set that may take its place where it cannot be reached; such runs deviate.
+    """
 
     name: str
     source: str
+    stand_in: str | None = None
     reach: Literal["open", "gated"] = "open"
     fingerprint: str | None = Field(default=None, pattern=r"^sha256:[0-9a-f]{64}$")
 
@@ -238,12 +242,11 @@ def as_config(config: Any) -> dict[str, Any]:
     return {f.name: plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
 
 
-def config_differences(paper: str, preset: str, config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Fields in which a run's configuration differs from a preset: name -> (preset's, run's).
+def config_differences(base: Any, config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Fields in which a run's configuration differs from a preset's: name -> (preset's, run's).
 
     A field the run did not know yet counts as its default: new fields default to what the code did before.
     """
-    base = presets(paper)[preset]
     defaults = {f.name: plain(f.default) for f in dataclasses.fields(base)}
     differences = {}
     for name, expected in as_config(base).items():
@@ -283,7 +286,7 @@ def deviations(
     """
     lines = []
     if side.preset != "audit":
-        for name, (expected, actual) in config_differences(claim.paper, side.preset, config).items():
+        for name, (expected, actual) in config_differences(presets(claim.paper)[side.preset], config).items():
             lines.append(f"{name}: {expected} → {actual}")
     declared = {d.name: d.fingerprint for d in load(claim.paper).data}
     for name, fingerprint in data.items():

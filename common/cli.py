@@ -30,6 +30,8 @@ class Options:
     data_dir: str | None = None  # local mirror of the data sets (default: $PAPERS_DATA, else the Hub)
     output_dir: str | None = None  # the run's own folder (default: runs/<paper>/<preset>-...)
     device: Literal["auto", "cpu", "cuda"] = "auto"  # where to compute
+    precision: Literal["no", "bf16"] | None = None  # mixed precision (default: as accelerate launch says, else no)
+    compile: bool = False  # torch.compile the network, on a GPU with CUDA graphs; moves results by rounding
     checkpoint_minutes: float = 2.0  # time between checkpoints
     record: bool = False  # put the records on the leaderboard when the run ends
     dry_run: bool = False  # print the configuration and its deviations from the claims, and stop
@@ -117,7 +119,7 @@ def parse(paper: str, argv: list[str]) -> Command:
 
     resume = _value_of("--resume", argv)
     if resume is not None:
-        changed = sorted(set(flags) & ({*fields} | {"preset", "seed", "output_dir"}))
+        changed = sorted(set(flags) & ({*fields} | {"preset", "seed", "output_dir", "precision", "compile"}))
         if changed:
             raise UserError(f"a resumed run keeps its configuration: leave out {_flag(changed[0])}, or start a new run")
         saved = saved_run(Path(resume))

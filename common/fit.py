@@ -19,6 +19,7 @@ def fit(
     steps: int,
     *,
     schedule: Callable[[int], float] | None = None,
+    clip_norm: float | None = None,
     log_every: int = 100,
     state: dict[str, Any] | None = None,
     after_step: Callable[[int], None] | None = None,
@@ -28,23 +29,28 @@ def fit(
     Args:
         batch: step -> this process's part of the batch, a pure function of the step.
         loss: (model, batch, step) -> (scalar to minimise, named values to log: scalars or one per seed).
-        schedule: step -> multiplier of every group's initial learning rate.
+        schedule: step -> multiplier of every group's initial learning rate (a group with "constant" set keeps its own).
+        clip_norm: largest norm of all gradients together.
         log_every: updates between log lines; values are fetched from the device only then.
         state: further objects that change during training (an EMA, say), for the checkpoint.
         after_step: called with the step after its update (EMA, evaluation during training).
     """
     model.to(run.device)
-    wrapped = run.accelerator.prepare_model(model) if run.mode != "sharded" else model
+    wrapped = run.wrapped(model)
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     for step in run.steps(steps, {"model": model, "optimizer": optimizer, **(state or {})}):
         if schedule is not None:
             for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * schedule(step)
+                if not group.get("constant"):
+                    group["lr"] = group["initial_lr"] * schedule(step)
         value, shown = loss(wrapped, batch(step), step)
         optimizer.zero_grad(set_to_none=True)
         run.accelerator.backward(value)
+        if clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
         optimizer.step()
+        run.average_buffers(model)
         if after_step is not None:
             after_step(step)
         if step % log_every == 0 or step == steps - 1:

@@ -1,39 +1,50 @@
 """Evaluation that counts its samples."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
+from accelerate.utils import gather_object
 
 from common.run import Run
 
 
 @torch.no_grad()
-def mean_over(run: Run, n: int, batch_size: int, values: Callable[[slice], torch.Tensor]) -> torch.Tensor:
-    """Mean of a per-sample value over samples 0..n-1, shared out among the processes, each sample once.
+def mean_of(run: Run, parts: Iterable[torch.Tensor], n: int) -> torch.Tensor:
+    """Mean of a per-sample value over n samples.
 
     Args:
-        values: slice of samples -> (..., b) values; called with at most `batch_size` samples.
+        parts: (..., b) values of the samples this process evaluates; every sample belongs to one process.
 
     Returns:
         (...) float64 mean, the same on every process.
     """
-    processes = 1 if run.mode == "sharded" else run.accelerator.num_processes
-    rank = 0 if run.mode == "sharded" else run.accelerator.process_index
-    total: torch.Tensor | None = None
-    count = torch.zeros((), dtype=torch.float64, device=run.device)
-    for i, start in enumerate(range(0, n, batch_size)):
-        if i % processes == rank:
-            chosen = slice(start, min(start + batch_size, n))
-            value = values(chosen).double()
-            if value.shape[-1] != chosen.stop - chosen.start:
-                raise ValueError(f"{value.shape[-1]} values for {chosen.stop - chosen.start} samples")
-            total = value.sum(-1) if total is None else total + value.sum(-1)
-            count += value.shape[-1]
-    if total is None:
-        total = torch.zeros_like(values(slice(0, 1)).double().sum(-1))  # more processes than batches
-    if processes > 1:
-        total = run.accelerator.reduce(total, reduction="sum")
-        count = run.accelerator.reduce(count, reduction="sum")
-    if int(count.item()) != n:
-        raise RuntimeError(f"evaluated {int(count.item())} of {n} samples")
-    return total / n
+    total, count = None, 0
+    for value in parts:
+        value = value.double()
+        total = value.sum(-1) if total is None else total + value.sum(-1)
+        count += value.shape[-1]
+    if run.part[1] > 1:
+        sums = gather_object([(None if total is None else total.cpu(), count)])  # None: more processes than parts
+        total, count = sum(s for s, _ in sums if s is not None), sum(c for _, c in sums)
+    if count != n:
+        raise RuntimeError(f"evaluated {count} of {n} samples")
+    return torch.as_tensor(total, device=run.device) / n
+
+
+def mean_over(run: Run, n: int, batch_size: int, values: Callable[[slice], torch.Tensor]) -> torch.Tensor:
+    """`mean_of` over samples 0..n-1, whose batches the processes share out.
+
+    Args:
+        values: slice of samples -> (..., b) values; called with at most `batch_size` samples.
+    """
+    rank, world = run.part
+
+    def part(start: int) -> torch.Tensor:
+        chosen = slice(start, min(start + batch_size, n))
+        value = values(chosen)
+        if value.shape[-1] != chosen.stop - chosen.start:
+            raise ValueError(f"{value.shape[-1]} values for {chosen.stop - chosen.start} samples")
+        return value
+
+    with torch.no_grad():
+        return mean_of(run, map(part, range(rank * batch_size, n, world * batch_size)), n)

@@ -39,6 +39,7 @@ class Record(BaseModel):
     versions: dict[str, str]
     device: str
     precision: str = Field(description="accelerate's mixed precision")
+    compiled: bool = Field(default=False, description="whether torch.compile was used")
     processes: int = Field(ge=1)
     threads: int = Field(ge=1)
     started: str = Field(description="UTC, ISO 8601")
@@ -66,7 +67,8 @@ class Record(BaseModel):
         )
 
     def digest(self) -> str:
-        fields = self.model_dump(mode="json", exclude={"hash"})
+        later = set() if self.compiled else {"compiled"}  # fields newer than the first records, at their default
+        fields = self.model_dump(mode="json", exclude={"hash", *later})
         return hashlib.sha256(json.dumps(fields, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 

@@ -17,7 +17,12 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+    gather_object,
+)
 
 from common import checkpoint, claims, machine, records
 from common.cli import Command, format_seeds, saved_run
@@ -62,6 +67,7 @@ class Run:
         self._started = datetime.now(UTC)
         self._origin = machine.origin(command.paper)
         self._progress: Progress | None = None
+        self._wrapped = False
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
 
@@ -71,26 +77,51 @@ class Run:
         """Note a data set that was really read, for the record."""
         self._data[name] = fingerprint
 
+    @property
+    def part(self) -> tuple[int, int]:
+        """(i, n): this process does the i-th part of n of what can be split, such as an evaluation."""
+        if self.mode == "sharded":
+            return 0, 1
+        return self.accelerator.process_index, self.accelerator.num_processes
+
     def share(self, batch: torch.Tensor, dim: int = 0) -> torch.Tensor:
         """This process's part of something every process holds whole; `dim` must divide by the processes.
 
         Raises:
             UserError: it does not divide.
         """
-        world = self.accelerator.num_processes
-        if world == 1 or self.mode == "sharded":
-            return batch
+        rank, world = self.part
         if batch.shape[dim] % world:
             raise UserError(
                 f"a batch of {batch.shape[dim]} does not divide among {world} processes; launch a divisor of it"
             )
-        return batch.chunk(world, dim)[self.accelerator.process_index]
+        return batch.chunk(world, dim)[rank]
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
         """Mean over the processes that share a batch."""
-        if self.accelerator.num_processes == 1 or self.mode == "sharded":
+        if self.part[1] == 1:
             return value
         return self.accelerator.reduce(value, reduction="mean")
+
+    def wrapped(self, model: torch.nn.Module) -> Any:
+        """The model to train: its batch shared among the processes, compiled where `--compile` says so."""
+        if self.mode == "sharded":
+            return model
+        self._wrapped = True
+        model = self.accelerator.prepare_model(model)
+        if self.command.options.compile:  # with CUDA graphs on a GPU
+            return torch.compile(model, mode="reduce-overhead" if self.device.type == "cuda" else None, dynamic=False)
+        return model
+
+    def average_buffers(self, model: torch.nn.Module) -> None:
+        """Give the running statistics of every process (batch normalisation) their mean over the processes."""
+        if self.part[1] == 1:
+            return
+        running = [b for name, b in model.named_buffers() if name.rpartition(".")[2].startswith("running_")]
+        if running:
+            mean = self.mean(torch.cat([b.flatten() for b in running]))
+            for buffer, part in zip(running, mean.split([b.numel() for b in running]), strict=True):
+                buffer.copy_(part.view_as(buffer))
 
     def steps(self, total: int, state: dict[str, Any], every: int | None = None) -> Iterator[int]:
         """Yield the steps still to do, showing progress and keeping checkpoints.
@@ -99,7 +130,12 @@ class Run:
             total: number of steps.
             state: everything that changes between steps; restored in place when the run is resumed.
             every: steps between checkpoints; by time (`--checkpoint-minutes`) if None.
+
+        Raises:
+            UserError: asked to compile or for another precision, and the model is not `wrapped`.
         """
+        if not self._wrapped and (self.command.options.compile or self.accelerator.mixed_precision != "no"):
+            raise UserError(f"{self.command.paper} trains in its own way: leave out --compile and --precision")
         self._state = state
         start, self._seconds_before = checkpoint.load(self._checkpoints, state)
         self._step = self._first_step = self._saved_step = start
@@ -193,6 +229,7 @@ class Run:
                 curves=one["curves"],
                 data=data,
                 precision=precision,
+                compiled=command.options.compile,
                 processes=self.accelerator.num_processes,
                 started=self._started.isoformat(timespec="seconds"),
                 wall_seconds=round(max(part["seconds"] for part in shared), 3),
@@ -263,7 +300,8 @@ def execute(command: Command, argv: Sequence[str], train: Callable[[Any, Run], N
         raise UserError("--device cuda: torch sees no CUDA device here (`repro doctor` lists devices)")
     long_wait = InitProcessGroupKwargs(timeout=timedelta(days=7))  # sharded seeds end at different times
     on_cpu = options.device == "cpu" or not torch.cuda.is_available()  # also on a Mac: its GPU has no float64
-    accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=[long_wait])
+    own_buffers = DistributedDataParallelKwargs(broadcast_buffers=False)  # they are averaged: Run.average_buffers
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision=options.precision, kwargs_handlers=[long_wait, own_buffers])
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != world:
         raise UserError(

@@ -3,17 +3,16 @@
 import hashlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError
 
 if TYPE_CHECKING:
-    import datasets
     import numpy as np
 
 
-def load(name: str, split: str, data_dir: Path | None) -> "datasets.Dataset":
-    """Load one split of a Hub data set, e.g. `load("ylecun/mnist", "train", None)`.
+def load(name: str, split: str, data_dir: Path | None, streaming: bool = False) -> Any:
+    """Load one split of a Hub data set, e.g. `load("ylecun/mnist", "train", None)`, or open it as a stream.
 
     A folder `<data_dir>/hub/<name>` is read in place of the Hub; without a network, what the Hub's cache has will do.
 
@@ -30,7 +29,7 @@ def load(name: str, split: str, data_dir: Path | None) -> "datasets.Dataset":
     if not online:  # only the cache can help; the environment's HF_HUB_OFFLINE was read at import
         huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
     try:
-        return datasets.load_dataset(str(folder) if here else name, split=split)
+        return datasets.load_dataset(str(folder) if here else name, split=split, streaming=streaming)
     except (OSError, ValueError) as error:
         reason = f" ({str(error).splitlines()[0]})" if online and str(error) else ""
         raise UserError(missing(name, data_dir) + reason) from None

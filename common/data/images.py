@@ -1,6 +1,7 @@
 """MNIST- and CIFAR-sized image sets, whole, as uint8 tensors."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ class Images:
     test_labels: torch.Tensor
 
 
+@lru_cache(maxsize=2)  # seeds that train one after the other read it once
 def load(name: str, data_dir: Path | None) -> Images:
     """Load `ylecun/mnist`, `uoft-cs/cifar10` or any Hub set with one image and one label column.
 
