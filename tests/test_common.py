@@ -41,8 +41,7 @@ def test_the_shadow_follows_the_closed_form() -> None:
 
 @pytest.mark.parametrize(("n", "batch_size"), [(22, 5), (1, 8), (16, 16), (7, 1)])
 def test_the_mean_counts_every_sample_once(n: int, batch_size: int) -> None:
-    run = SimpleNamespace(mode="single", accelerator=SimpleNamespace(num_processes=1), device="cpu")
-    run.accelerator.process_index = 0
+    run = SimpleNamespace(part=(0, 1), device="cpu")
     data = torch.arange(2 * n, dtype=torch.float32).reshape(2, n)
     assert torch.allclose(mean_over(run, n, batch_size, lambda s: data[:, s]), data.double().mean(1))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="values for"):

@@ -11,7 +11,6 @@ from common.data.batches import Batches
 from common.ema import EMA
 from common.fit import fit
 from common.optim import warmup_cosine
-from common.paths import paper_names
 from common.records import read
 from common.run import Run
 
@@ -21,7 +20,7 @@ STEPS = 30
 def train(folder: Path, stop_at: int | None = None) -> tuple[torch.nn.Module, EMA, Run]:
     """Linear regression with Adam, warm-up and a moving average."""
     folder.mkdir(exist_ok=True)
-    run = Run(parse(paper_names()[0], ["--preset", "smoke", "--checkpoint-minutes", "0"]), Accelerator(cpu=True),
+    run = Run(parse("gcn", ["--preset", "smoke", "--checkpoint-minutes", "0"]), Accelerator(cpu=True),
               "single", [0], folder)  # fmt: skip
     torch.manual_seed(0)
     x = torch.randn(64, 5)
@@ -63,6 +62,20 @@ def test_it_learns_and_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path)
             assert torch.equal(p, q)
     logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("whole", "torn")]
     assert logs[0] == logs[1]
+
+
+def test_groups_with_a_constant_rate_and_clipped_gradients(tmp_path: Path) -> None:
+    run = Run(parse("gcn", ["--preset", "smoke"]), Accelerator(cpu=True), "single", [0], tmp_path)
+    a, b = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(2))
+    model = torch.nn.ParameterList([a, b])
+    optimizer = torch.optim.SGD([{"params": [a]}, {"params": [b], "constant": True}], lr=1.0)
+
+    def loss(model, batch, step):  # type: ignore[no-untyped-def]
+        return (300 * model[0] + 400 * model[1]).sum() / 2**0.5, {}
+
+    fit(run, model, optimizer, lambda step: None, loss, 2, schedule=lambda step: 0.1**step, clip_norm=1.0)
+    assert a.tolist() == pytest.approx([-1.1 * 0.6 / 2**0.5] * 2)
+    assert b.tolist() == pytest.approx([-2.0 * 0.8 / 2**0.5] * 2)
 
 
 def test_a_metric_that_is_not_finite_is_a_record_too(tmp_path: Path) -> None:

@@ -66,10 +66,9 @@ def test_help_and_dry_run_answer_without_torch() -> None:
     import subprocess
     import sys
 
-    paper = paper_names()[0]
     for program in (
         "from tools.repro import _parser; _parser().format_help()",
-        f"from common.cli import describe, parse; describe(parse({paper!r}, ['--preset', 'smoke']))",
+        f"from common.cli import describe, parse; [describe(parse(p, ['--preset', 'smoke'])) for p in {paper_names()}]",
     ):
         check = program + "; import sys; assert 'torch' not in sys.modules and 'scipy' not in sys.modules"
         subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=True)

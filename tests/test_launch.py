@@ -7,6 +7,7 @@ PROGRAM = """
 import sys
 import torch
 from accelerate import Accelerator
+from common.batchnorm import BatchNorm
 from common.metrics import mean_over
 from common.run import Run, leave
 from common.cli import parse
@@ -23,6 +24,27 @@ assert torch.equal(total, batch.sum(1))
 data = torch.arange(2 * 23.0).reshape(2, 23)
 for size in (1, 5, 23, 100):
     assert torch.allclose(mean_over(run, 23, size, lambda s: data[:, s]), data.double().mean(1))
+# Batch normalisation sees the same groups however many processes hold the batch; one process alone is the oracle.
+x = torch.randn(12, 3, 4, generator=torch.Generator().manual_seed(0))
+weights = torch.linspace(-1, 1, x.numel()).view(x.shape)
+for group in (None, 12, 6, 4):
+    if group and group % (12 // accelerator.num_processes) and 12 // accelerator.num_processes % group:
+        continue
+    norm = BatchNorm(3, group)
+    mine = run.share(x).clone().requires_grad_()
+    y = norm(mine)
+    (y * run.share(weights)).sum().backward()
+    run.average_buffers(norm)
+    whole = x.clone().requires_grad_()
+    oracle = torch.nn.BatchNorm1d(3)
+    groups = [oracle(part) for part in whole.split(group or 12)]
+    (torch.cat(groups) * weights).sum().backward()
+    for a, b in ((y, run.share(torch.cat(groups))), (mine.grad, run.share(whole.grad))):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    total = accelerator.reduce(norm.weight.grad, reduction="sum")
+    torch.testing.assert_close(total, oracle.weight.grad, rtol=1e-4, atol=1e-5)
+    if (group or 12) == 12:
+        torch.testing.assert_close(norm.running_var, oracle.running_var)
 sharded = Run(command, accelerator, "sharded", [0, 1, 2], run.folder)
 assert sharded.seeds == [0, 1, 2][accelerator.process_index :: accelerator.num_processes]
 print("done", accelerator.process_index)
@@ -56,3 +78,12 @@ def test_a_batch_that_does_not_divide_is_one_line(tmp_path: Path, script) -> Non
     assert done.returncode != 0
     assert done.stderr.count("error: ") >= 1
     assert "does not divide among 2 processes" in done.stderr
+
+
+def test_an_option_that_cannot_be_honoured_is_refused(tmp_path: Path, script) -> None:  # type: ignore[no-untyped-def]
+    for option in (("--compile",), ("--precision", "bf16")):
+        done = script("papers.vae.train", "--preset", "smoke", *option, "--output-dir", str(tmp_path / option[0]))
+        assert done.returncode == 2
+        assert done.stderr.strip().splitlines()[-1] == (
+            "error: vae trains in its own way: leave out --compile and --precision"
+        )

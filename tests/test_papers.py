@@ -31,7 +31,7 @@ def smoke(paper: str, folder: Path, *more: str) -> None:
 
 
 def records_of(folder: Path) -> list[Record]:
-    return [read(path) for path in sorted(folder.glob("records/*.json"))]
+    return [read(path) for path in sorted(folder.glob("**/records/*.json"))]
 
 
 def what_was_measured(folder: Path) -> list[dict]:
@@ -43,9 +43,10 @@ def what_was_measured(folder: Path) -> list[dict]:
 def final_weights(folder: Path) -> dict[str, str]:
     """Hash of every newest checkpoint's content."""
     newest = {}
-    for checkpoints in sorted(folder.glob("checkpoints*")):
+    for checkpoints in sorted(folder.glob("**/checkpoints*")):
         path = max(checkpoints.glob("step-*"))
-        newest[checkpoints.name] = path.name + hashlib.sha256((path / "state.pt").read_bytes()).hexdigest()
+        digest = hashlib.sha256((path / "state.pt").read_bytes()).hexdigest()
+        newest[str(checkpoints.relative_to(folder))] = f"{path.name} {digest}"
     assert newest
     return newest
 
@@ -150,7 +151,7 @@ def test_resumed_equals_uninterrupted(paper: str, tmp_path: Path, monkeypatch: p
     assert stop.value.code == 0
     assert what_was_measured(torn) == what_was_measured(whole)
     assert final_weights(torn) == final_weights(whole)
-    (lost, *kept) = sorted(torn.glob("records/*.json"))  # as if killed while writing records
+    (lost, *kept) = sorted(torn.glob("**/records/*.json"))  # as if killed while writing records
     before, content = kept[0].read_bytes(), what_was_measured(torn)
     lost.unlink()
     with pytest.raises(SystemExit) as stop:
@@ -158,7 +159,8 @@ def test_resumed_equals_uninterrupted(paper: str, tmp_path: Path, monkeypatch: p
     assert stop.value.code == 0
     assert what_was_measured(torn) == content
     assert kept[0].read_bytes() == before
-    assert (torn / "log.jsonl").read_text() == (whole / "log.jsonl").read_text()
+    logs = [[path.read_text() for path in sorted(folder.glob("**/log.jsonl"))] for folder in (torn, whole)]
+    assert logs[0] == logs[1]
 
 
 @PAPER
@@ -179,7 +181,7 @@ def test_sigkill_at_a_random_moment_loses_nothing(paper: str, processes: int, tm
         cwd=ROOT, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     deadline = time.monotonic() + 120
-    while not list(torn.glob("checkpoints*/step-*")) and process.poll() is None and time.monotonic() < deadline:
+    while not list(torn.glob("**/checkpoints*/step-*")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(random.Random(f"{paper}{processes}").uniform(0, 0.5))
     os.killpg(process.pid, signal.SIGKILL)

@@ -36,6 +36,9 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
         (("list", "gnc"), "unknown paper 'gnc'; did you mean gcn?"),
         (("claim", "lstm/table9/6x"), "did you mean lstm/table9/6"),
         (("claim", "lstm/table9/6a", "--seeds", "0"), "not a positive number"),
+        (("claim", "lstm/table9/6a", "--set", "blocks"), "should read FIELD=VALUE"),
+        (("claim", "lstm/table9/6a", "--set", "block=3"), "unknown field --block; did you mean --blocks?"),
+        (("claim", "vae/fig2/frey-nz5/test", "--cut-down"), "has no cut-down presets"),
         (("boarding",), "invalid choice"),
         ((), "required"),
         (("board", "--chek"), "unrecognized arguments"),
@@ -103,9 +106,46 @@ def test_seeds_on_record_are_not_run_again(capsys: pytest.CaptureFixture[str], m
         return []
 
     monkeypatch.setattr(tools.measure, "run", run)
-    have = tools.measure.recorded_seeds(load_all("lstm"), "table9-6a")
+    have = tools.measure.recorded_seeds(load_all("lstm"), "table9-6a", presets("lstm")["table9-6a"])
     assert have >= set(range(20))
     code, out, _ = call(capsys, "claim", "lstm/table9/6a", "--json")
     assert (code, json.loads(out)[0]["n"], asked) == (0, len(have), [])
     call(capsys, "claim", "lstm/table9/6a", "--seeds", "1000")
     assert asked == [[seed for seed in range(1000) if seed not in have]]
+
+
+def test_changed_fields_and_cut_down_presets_are_runs_of_their_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tools.measure
+
+    asked: list[tuple[str, list[int], list[str]]] = []
+
+    def run(paper: str, preset: str, seeds: list[int], way: tools.measure.Way) -> list:
+        asked.append((preset, seeds, way.fields))
+        return []
+
+    monkeypatch.setattr(tools.measure, "run", run)
+    assert call(capsys, "claim", "lstm/table9/6a", "--set", "blocks=3", "--seeds", "2")[0] == 0
+    assert asked == [("table9-6a", [0, 1], ["--blocks", "3"])]
+    claim = next(c for paper in paper_names() for c in load(paper).claim if c.cut_down and c.preset)
+    asked.clear()
+    call(capsys, "claim", claim.id, "--cut-down", "--seeds", "10000")
+    assert [preset for preset, *_ in asked] == [claim.cut_down[0]]
+
+
+def test_next_offers_the_stand_in_of_data_out_of_reach(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    import tools.measure
+    from common.claims import Data
+
+    monkeypatch.setattr(tools.measure.hub, "reachable", lambda: False)
+    claim = next(c for c in load("vae").claim if c.preset and presets("vae")[c.preset].dataset == "ylecun/mnist")
+    copy = Data(name="local/copy", source="a copy")
+    real = Data(name="ylecun/mnist", source="the Hub", stand_in="local/copy")
+    facts = load("vae").model_copy(update={"data": [real, copy]})
+    monkeypatch.setattr(tools.measure, "load", lambda paper: facts)
+    assert tools.measure._stand_in(claim, str(tmp_path), False) is None
+    (tmp_path / "hub" / "local" / "copy").mkdir(parents=True)
+    assert tools.measure._stand_in(claim, str(tmp_path), False) == "local/copy"
+    (tmp_path / "hub" / "ylecun" / "mnist").mkdir(parents=True)
+    assert tools.measure._stand_in(claim, str(tmp_path), False) == ""

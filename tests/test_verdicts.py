@@ -219,6 +219,17 @@ def test_a_trend_on_cut_down_runs_deviates_and_says_what_it_would_say() -> None:
     assert (verdict.name, verdict.would_be, verdict.settled) == ("deviates", "holds", False)
 
 
+def test_a_trend_compares_runs_that_deviate_alike() -> None:
+    half = {"precision": "bf16"}
+    first = runs([80.0, 80.1, 80.2], "a") + runs([70.0, 70.1, 70.2, 70.3], "a", **half)
+    second = runs([60.0, 60.1, 60.2], "b", **half)
+    verdict = judge(trend(), first + second)
+    assert (verdict.name, verdict.would_be) == ("deviates", "holds")
+    assert [side.runs for side in verdict.sides] == [4, 3]
+    assert verdict.sides[0].mean == pytest.approx(70.15)
+    assert judge(trend(), first + second + runs([50.0, 50.1, 50.2], "b")).sides[0].mean == pytest.approx(80.1)
+
+
 def test_costs_within_a_range_and_on_other_hardware() -> None:
     fields = {"id": "toy/fig2/slope", "kind": "cost", "where": "Figure 2", "what": "s", "metric": "acc", "preset": "a"}
     slope = Claim.model_validate(fields | {"range": [0.8, 1.2]})

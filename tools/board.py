@@ -257,20 +257,24 @@ def _drawn(claim: Claim, verdict: Verdict) -> list[tuple[str, str, list[Record]]
         records = [record for record in measured.records if record.curves]
         if records:
             logged = records[0].curves
-            metric = side.metric if side.metric in logged else next(iter(logged))
+            curves = [name for name in logged if name != SEEN] or list(logged)
+            metric = side.metric if side.metric in curves else curves[0]
             drawn.append((side.label, metric, [record for record in records if metric in record.curves]))
     return drawn
 
 
+SEEN = "sequences"  # where a seed logs how many it has seen, that is the axis of its other curves
 WIDTH, HEIGHT, LEFT, BOTTOM = 420, 190, 66, 34
 
 
 def _curve(claim: Claim, label: str, metric: str, records: list[Record]) -> dict[str, Any]:
     """One picture: every seed's curve as a path in the coordinates of a WIDTH x HEIGHT drawing."""
     chosen = records[:: math.ceil(len(records) / CURVES_SHOWN)]
+    axis = SEEN if all(SEEN in record.curves for record in chosen) and metric != SEEN else "step"
     curves = []
     for record in chosen:
         steps, values = record.curves[metric]
+        steps = record.curves[SEEN][1] if axis == SEEN else steps
         pairs = zip(steps, values, strict=True)
         curves.append([(s, v) for s, v in pairs if s is not None and v is not None])
     points = [point for curve in curves for point in curve]
@@ -292,6 +296,7 @@ def _curve(claim: Claim, label: str, metric: str, records: list[Record]) -> dict
         "label": label,
         "metric": metric,
         "paths": paths,
+        "axis": axis,
         "drawn": len(chosen),
         "runs": len(records),
         "x": (_tick(x0), _tick(x1)),

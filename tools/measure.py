@@ -9,22 +9,53 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from common.claims import Claim, Side, config_differences, deviations, load, presets
-from common.cli import format_seeds
+from common.claims import Claim, Data, Side, config_differences, deviations, load, presets
+from common.cli import format_seeds, parse
 from common.data import hub
 from common.errors import UserError
 from common.paths import ROOT, RUNS, data_dir, paper_names
 from common.records import Record, accept, load_all, read
-from tools.rows import judge_all, runnable
+from tools.rows import judge_paper, runnable
 from tools.verdicts import Verdict, judge
 
 
-def measure(claim: Claim, seeds: int | None, fresh: bool, device: str, mirror: str | None) -> tuple[Verdict, float]:
+@dataclass(frozen=True)
+class Way:
+    """How a claim is to be measured.
+
+    Attributes:
+        seeds: how many; as many as the claim asks if None.
+        fresh: run all of them anew, and judge by these runs alone.
+        cut_down: run the claim's cut-down presets in place of the paper's; such runs deviate.
+        changes: FIELD=VALUE, over the presets; such runs deviate too.
+        device, mirror: as the paper's script takes them.
+    """
+
+    seeds: int | None = None
+    fresh: bool = False
+    cut_down: bool = False
+    changes: tuple[str, ...] = ()
+    device: str = "auto"
+    mirror: str | None = None
+
+    @property
+    def fields(self) -> list[str]:
+        """The changes as the script's arguments; raises a UserError for what is not FIELD=VALUE."""
+        words = []
+        for change in self.changes:
+            name, equals, value = change.partition("=")
+            if not (name and equals):
+                raise UserError(f"--set {change!r} should read FIELD=VALUE, e.g. --set batch_size=64")
+            words += [f"--{name.replace('_', '-')}", *value.split(",")]
+        return words
+
+
+def measure(claim: Claim, way: Way) -> tuple[Verdict, float]:
     """Run what a claim still needs; returns its verdict and the seconds spent now.
 
     Raises:
@@ -32,27 +63,30 @@ def measure(claim: Claim, seeds: int | None, fresh: bool, device: str, mirror: s
     """
     begun = time.monotonic()
     if claim.kind == "count":
-        return judge(claim, [audit(claim.paper, mirror, record=not fresh)]), time.monotonic() - begun
+        return judge(claim, [audit(claim.paper, way.mirror, record=not way.fresh)]), time.monotonic() - begun
     if not runnable(claim):
         raise UserError(f"{claim.id} has no preset here: {claim.note or 'it is listed, and cannot be run yet'}")
-    wanted = range(seeds or claim.seeds_asked)
-    records = [] if fresh else list(load_all(claim.paper))
+    sides = claim.measured_by()
+    if way.cut_down and not all(side.cut_down for side in sides):
+        raise UserError(f"{claim.id} has no cut-down presets; leave out --cut-down")
+    wanted = range(way.seeds or claim.seeds_asked)
+    records = [] if way.fresh else list(load_all(claim.paper))
     ran = False
-    for preset in dict.fromkeys(side.preset for side in claim.measured_by()):
-        have = recorded_seeds(records, preset)
+    for preset in dict.fromkeys(side.cut_down[0] if way.cut_down else side.preset for side in sides):
+        have = recorded_seeds(records, preset, parse(claim.paper, ["--preset", preset, *way.fields]).config)
         missing = [seed for seed in wanted if seed not in have]
         if missing:
             ran = True
-            records += run(claim.paper, preset, missing, device, mirror, record=not fresh)
+            records += run(claim.paper, preset, missing, way)
     return judge(claim, records), time.monotonic() - begun if ran else 0.0
 
 
-def recorded_seeds(records: Iterable[Record], preset: str) -> set[int]:
-    """Seeds with a record made exactly by the preset as it stands today."""
-    return {r.seed for r in records if r.preset == preset and not config_differences(r.paper, preset, r.config)}
+def recorded_seeds(records: Iterable[Record], preset: str, config: Any) -> set[int]:
+    """Seeds with a record of the preset, made by exactly this configuration."""
+    return {r.seed for r in records if r.preset == preset and not config_differences(config, r.config)}
 
 
-def run(paper: str, preset: str, seeds: list[int], device: str, mirror: str | None, record: bool) -> list[Record]:
+def run(paper: str, preset: str, seeds: list[int], way: Way) -> list[Record]:
     """Run a paper's script, and read the records it leaves.
 
     Raises:
@@ -60,8 +94,8 @@ def run(paper: str, preset: str, seeds: list[int], device: str, mirror: str | No
     """
     folder = Path(tempfile.mkdtemp(prefix=f"{preset}-", dir=_made(RUNS / paper)))
     command = [sys.executable, "-m", f"papers.{paper}.train", "--preset", preset, "--seed", format_seeds(seeds)]
-    command += ["--device", device, "--output-dir", str(folder), *(["--record"] if record else [])]
-    command += ["--data-dir", mirror] if mirror else []
+    command += ["--device", way.device, "--output-dir", str(folder), *([] if way.fresh else ["--record"])]
+    command += [*(["--data-dir", way.mirror] if way.mirror else []), *way.fields]
     print(f"{paper} {preset}: seeds {format_seeds(seeds)}", file=sys.stderr, flush=True)
     # The script speaks on standard error (2): standard output belongs to the table, or the JSON, of `repro`.
     code = subprocess.run(command, cwd=ROOT, stdout=2).returncode
@@ -136,33 +170,89 @@ class Open:
     command: str
 
 
-def queue(device: str, minutes: float | None) -> list[Open]:
-    """What is open and can be run, cheapest first; claims measured by the same presets stand together."""
+def queue(device: str, minutes: float | None, mirror: str | None) -> tuple[list[Open], int]:
+    """What is open and can be run here, cheapest first, and how many claims wait for data that is not here.
+
+    Claims measured by the same presets stand together. A data set out of reach is replaced by its stand-in, if any.
+    """
     together: dict[tuple[str, ...], Open] = {}
-    for judged in judge_all().values():
-        for claim, verdict in judged:
+    online, blocked = hub.reachable(), 0
+    for paper in paper_names():
+        records = list(load_all(paper))
+        for claim, verdict in judge_paper(paper, records):
             if verdict.settled or claim.reach != "open" or not runnable(claim):
+                continue
+            stand_in = _stand_in(claim, mirror, online)
+            if stand_in is None:
+                blocked += 1
                 continue
             asked = verdict.seeds_needed or claim.seeds_asked
             if verdict.name == "undecided":
                 asked = 2 * verdict.n
-            missing = max(asked - verdict.n, 0) if not verdict.deviations else 0
-            if not missing:
+            wanted = list(dict.fromkeys(side.preset for side in claim.measured_by()))
+            missing = (
+                [asked - verdict.n]
+                if claim.kind == "count"
+                else [
+                    len(set(range(asked)) - recorded_seeds(records, preset, _with(claim.paper, preset, stand_in)))
+                    for preset in wanted
+                ]
+            )
+            if max(missing) <= 0:
                 continue  # more seeds would not settle it
-            key = (claim.paper, *dict.fromkeys(side.preset for side in claim.measured_by()))
+            key = (claim.paper, *wanted)
             if key in together:
                 together[key].claims.append(claim)
                 continue
             whole = claim.cpu_minutes if device == "cpu" else claim.gpu_minutes
-            cost = 0.1 if claim.kind == "count" else None if whole is None else whole * missing / claim.seeds_asked
+            share = sum(missing) / (claim.seeds_asked * len(missing))
+            cost = 0.1 if claim.kind == "count" else None if whole is None else whole * share
             if claim.kind == "count":
                 text = f"repro audit {claim.paper} --record"
             else:
-                more = f" --seeds {asked}" if asked > claim.seeds_asked else ""
-                text = f"repro claim {claim.id}{more}{' --device cuda' if device == 'cuda' else ''}"
-            together[key] = Open([claim], verdict.name, cost, missing, text)
+                text = f"repro claim {claim.id}"
+                text += f" --seeds {asked}" if asked > claim.seeds_asked else ""
+                text += " --device cuda" if device == "cuda" else ""
+                text += f" --set dataset={stand_in}" if stand_in else ""
+            together[key] = Open([claim], verdict.name, cost, max(missing), text)
     items = [item for item in together.values() if minutes is None or (item.minutes or math.inf) <= minutes]
-    return sorted(items, key=lambda item: (item.minutes or math.inf, item.claims[0].id))
+    return sorted(items, key=lambda item: (item.minutes or math.inf, item.claims[0].id)), blocked
+
+
+def _with(paper: str, preset: str, stand_in: str) -> Any:
+    """The preset, on the stand-in where there is one."""
+    config = presets(paper)[preset]
+    return replace(config, dataset=stand_in) if stand_in else config
+
+
+def _stand_in(claim: Claim, mirror: str | None, online: bool) -> str | None:
+    """The data set to take in place of a claim's own: "" where that is within reach, None where neither is."""
+    declared = {data.name: data for data in load(claim.paper).data}
+    found = ""
+    for name in {getattr(presets(claim.paper).get(side.preset), "dataset", "") for side in claim.measured_by()}:
+        data = declared.get(name)
+        if data is None or _state(data, mirror, online) not in ("missing", "gated"):
+            continue
+        other = declared.get(data.stand_in or "")
+        if other is None or _state(other, mirror, online) in ("missing", "gated"):
+            return None
+        found = other.name
+    return found
+
+
+def _state(data: Data, mirror: str | None, online: bool) -> str:
+    """Where a data set is to be had from this machine."""
+    local = data_dir(mirror)
+    if data.name.startswith(("generated/", "synthetic/")):
+        return "made by the program"
+    if local and any(
+        (local / folder).is_dir()
+        for folder in (f"hub/{data.name}", data.name, data.name.replace("Planetoid", "planetoid"))
+    ):
+        return "in the local mirror"
+    if data.reach == "gated":
+        return "gated"
+    return "on the network" if online and not data.name.startswith("local/") else "missing"
 
 
 def examine(mirror: str | None) -> dict[str, Any]:
@@ -194,22 +284,11 @@ def examine(mirror: str | None) -> dict[str, Any]:
     for paper in paper_names():
         facts = load(paper)
         for data in facts.data:
-            if data.name.startswith(("generated/", "synthetic/")):
-                state = "made by the program"
-            elif local and _in_mirror(local, data.name):
-                state = "in the local mirror"
-            elif data.reach == "gated":
-                state = "gated"
-            else:
-                state = "on the network" if online else "missing"
+            state = _state(data, mirror, online)
             blocked = state in ("missing", "gated")
             blocks = [c.id for c in facts.claim if blocked and _needs(c, data.name)]
             sets.append({"name": data.name, "paper": paper, "state": state, "source": data.source, "blocks": blocks})
     return {"versions": versions, "devices": devices, "mirror": str(local or ""), "hub": online, "data": sets}
-
-
-def _in_mirror(local: Path, name: str) -> bool:
-    return any((local / folder).is_dir() for folder in (f"hub/{name}", name, name.replace("Planetoid", "planetoid")))
 
 
 def _needs(claim: Claim, name: str) -> bool:

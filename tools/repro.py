@@ -57,6 +57,14 @@ def _parser() -> argparse.ArgumentParser:
     claim.add_argument("id", nargs="+", help="claim ids, e.g. lstm/table9/6a")
     claim.add_argument("--seeds", type=positive, help="number of seeds (default: as many as the claim asks)")
     claim.add_argument("--fresh", action="store_true", help="run all seeds anew and judge by these runs alone")
+    claim.add_argument("--cut-down", action="store_true", help="run the claim's cut-down presets (they deviate)")
+    claim.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change a field of the presets (so they deviate)",
+    )
     claim.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute")
     claim.add_argument("--data-dir", help="local mirror of the data sets (default: $PAPERS_DATA, else the Hub)")
 
@@ -73,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     following = add("next", _next, "open claims by what is cheapest to settle, with the command for each")
     following.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="price them on this device")
     following.add_argument("--minutes", type=float, help="only what fits in so many minutes")
+    following.add_argument("--data-dir", help="local mirror of the data sets (default: $PAPERS_DATA, else the Hub)")
 
     doctor = add("doctor", _doctor, "versions, devices, data sets within reach, and what each missing one blocks")
     doctor.add_argument("--data-dir", help="local mirror of the data sets (default: $PAPERS_DATA, else the Hub)")
@@ -142,14 +151,19 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def _claim(arguments: argparse.Namespace) -> int:
     from common.claims import find
-    from tools.measure import measure
+    from tools.measure import Way, measure
     from tools.rows import duration, ours, reported, row, verdict_text
 
     claims = [find(name) for name in dict.fromkeys(arguments.id)]
-    results = [
-        (claim, *measure(claim, arguments.seeds, arguments.fresh, arguments.device, arguments.data_dir))
-        for claim in claims
-    ]
+    way = Way(
+        arguments.seeds,
+        arguments.fresh,
+        arguments.cut_down,
+        tuple(arguments.set),
+        arguments.device,
+        arguments.data_dir,
+    )
+    results = [(claim, *measure(claim, way)) for claim in claims]
     if arguments.json:
         _print_json([row(claim, verdict) for claim, verdict, _ in results])
         return 0
@@ -226,7 +240,7 @@ def _next(arguments: argparse.Namespace) -> int:
     from tools.measure import queue
     from tools.rows import duration, reported
 
-    items = queue(arguments.device, arguments.minutes)
+    items, blocked = queue(arguments.device, arguments.minutes, arguments.data_dir)
     if arguments.json:
         _print_json([vars(item) | {"claims": [claim.id for claim in item.claims]} for item in items])
         return 0
@@ -237,6 +251,8 @@ def _next(arguments: argparse.Namespace) -> int:
         cost = "unknown" if item.minutes is None else duration(item.minutes * 60)
         rows.append((name, reported(first), item.verdict, str(item.seeds_missing), cost, item.command))
     _table(["claim", "reported", "verdict", "seeds missing", f"cost on {arguments.device}", "command"], rows)
+    if blocked:
+        print(f"{blocked} more open claims need data that cannot be reached from here (repro doctor)")
     return 0
 
 

@@ -14,15 +14,18 @@ Judged = list[tuple[Claim, Verdict]]
 
 def judge_all(papers: Iterable[str] | None = None) -> dict[str, Judged]:
     """Every claim of the papers with its verdict: paper -> [(claim, verdict)]."""
-    result: dict[str, Judged] = {}
-    for paper in papers or paper_names():
-        by_preset: dict[str, list[Record]] = defaultdict(list)
-        for record in load_all(paper):
-            by_preset[record.preset].append(record)
-        result[paper] = []
-        for claim in load(paper).claim:
-            wanted = dict.fromkeys(preset for side in claim.measured_by() for preset in side.presets)
-            result[paper].append((claim, judge(claim, [r for preset in wanted for r in by_preset[preset]])))
+    return {paper: judge_paper(paper, load_all(paper)) for paper in papers or paper_names()}
+
+
+def judge_paper(paper: str, records: Iterable[Record]) -> Judged:
+    """Every claim of one paper with its verdict by these records."""
+    by_preset: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        by_preset[record.preset].append(record)
+    result = []
+    for claim in load(paper).claim:
+        wanted = dict.fromkeys(preset for side in claim.measured_by() for preset in side.presets)
+        result.append((claim, judge(claim, [r for preset in wanted for r in by_preset[preset]])))
     return result
 
 

@@ -87,17 +87,34 @@ def half_unit(printed: str) -> float:
     return 0.5 * 10.0 ** int(exponent)
 
 
-def measure(claim: Claim, side: Side, records: Iterable[Record]) -> Measured:
-    """The runs that count for a side: those without deviation; else the largest group that deviates alike."""
-    groups: dict[tuple[str, ...], list[Record]] = {}
+Groups = dict[tuple[str, ...], list[Record]]  # runs that deviate alike
+
+
+def group(claim: Claim, side: Side, records: Iterable[Record]) -> Groups:
+    """A side's runs by their deviations."""
+    groups: Groups = {}
     for record in records:
         if record.preset in side.presets and side.metric in record.metrics:
             found = tuple(deviations(claim, side, record.config, record.data, record.precision, record.device))
             groups.setdefault(found, []).append(record)
-    if not groups:
-        return Measured(side.label)
-    chosen = min(groups, key=lambda found: (bool(found), -len(groups[found]), len(found), found))
-    members = sorted(groups[chosen], key=lambda record: record.seed)
+    return groups
+
+
+def choose(all_groups: Sequence[Groups]) -> list[tuple[str, ...]]:
+    """The group that counts on each side: without deviation, else the largest; alike on all sides where that can be."""
+
+    def rank(found: tuple[str, ...], sides: Sequence[Groups]) -> tuple[bool, int, int, tuple[str, ...]]:
+        return bool(found), -min(len(groups[found]) for groups in sides), len(found), found
+
+    alike = set.intersection(*map(set, all_groups))
+    if alike:
+        return [min(alike, key=lambda found: rank(found, all_groups))] * len(all_groups)
+    return [min(groups, key=lambda found: rank(found, [groups]), default=()) for groups in all_groups]
+
+
+def measure(claim: Claim, side: Side, groups: Groups, chosen: tuple[str, ...]) -> Measured:
+    """The runs of the chosen group, through the side's metric."""
+    members = sorted(groups.get(chosen, []), key=lambda record: record.seed)
     counted = [r for r in members if claim.over is None or r.metrics.get(claim.over)]
     values = [r.metrics[side.metric] for r in counted]
     finite = tuple(v for v in values if v is not None)
@@ -106,7 +123,10 @@ def measure(claim: Claim, side: Side, records: Iterable[Record]) -> Measured:
 
 def judge(claim: Claim, records: Sequence[Record]) -> Verdict:
     """Compute a claim's verdict from records (those of other claims are passed over)."""
-    sides = tuple(measure(claim, side, records) for side in claim.measured_by())
+    wanted = claim.measured_by()
+    groups = [group(claim, side, records) for side in wanted]
+    chosen = choose(groups) if groups else []
+    sides = tuple(measure(claim, *one) for one in zip(wanted, groups, chosen, strict=True))
     if not sides or not all(side.runs for side in sides):
         ran = tuple(side for side in sides if side.runs)
         return Verdict("not run", ours=ran[0].mean if len(sides) == 1 and ran else None, sides=ran)
@@ -275,7 +295,8 @@ def welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, float
     difference = float(a.mean() - b.mean())
     if va + vb == 0:
         return difference, 0.0
-    freedom = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1))
+    share = va / (va + vb)  # so that tiny variances do not vanish when squared
+    freedom = 1 / (share**2 / (len(a) - 1) + (1 - share) ** 2 / (len(b) - 1))
     return difference, _t(freedom) * math.sqrt(va + vb)
 
 
