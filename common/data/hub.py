@@ -11,25 +11,32 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def load(name: str, split: str, data_dir: Path | None, streaming: bool = False) -> Any:
+def load(name: str, split: str, data_dir: Path | None, streaming: bool = False, revision: str | None = None) -> Any:
     """Load one split of a Hub data set, e.g. `load("ylecun/mnist", "train", None)`, or open it as a stream.
 
-    A folder `<data_dir>/hub/<name>` is read in place of the Hub; without a network, what the Hub's cache has will do.
+    What follows a second slash is the configuration: `wmt/wmt14/de-en`. A folder `<data_dir>/hub/<name>` is read in
+    place of the Hub; without a network, what the Hub's cache has will do.
 
     Raises:
         UserError: neither the folder, nor the Hub, nor its cache has it.
     """
     folder = data_dir / "hub" / name if data_dir else None
-    here = folder is not None and folder.is_dir()
+    here = folder if folder is not None and folder.is_dir() else None
     import datasets
     import huggingface_hub.constants
 
     datasets.disable_progress_bars()
-    online = here or reachable()
+    online = here is not None or reachable()
     if not online:  # only the cache can help; the environment's HF_HUB_OFFLINE was read at import
         huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    owner, _, configuration = name.rpartition("/") if name.count("/") > 1 else (name, "", None)
     try:
-        return datasets.load_dataset(str(folder) if here else name, split=split, streaming=streaming)
+        if here is not None:  # files are named by their split, whatever it is called
+            files = sorted(str(file.relative_to(here)) for file in here.rglob(f"{split}-*.parquet"))
+            return datasets.load_dataset(
+                str(here), split=split, streaming=streaming, data_files={split: files} if files else None
+            )
+        return datasets.load_dataset(owner, configuration, split=split, streaming=streaming, revision=revision)
     except (OSError, ValueError) as error:
         reason = f" ({str(error).splitlines()[0]})" if online and str(error) else ""
         raise UserError(missing(name, data_dir) + reason) from None
