@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
+from common.errors import UserError
+
 
 class SumOverProcesses(torch.autograd.Function):
     """All-reduce that a gradient passes through."""
@@ -50,7 +52,7 @@ class BatchNorm(nn.Module):
         """(b, c, ...) -> the same shape.
 
         Raises:
-            ValueError: the groups do not divide the batch.
+            UserError: the groups do not divide the batch.
         """
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
@@ -60,7 +62,9 @@ class BatchNorm(nn.Module):
         if group > b and world > 1 and group % b == 0 and b * world % group == 0:
             return self._spread(x, group // b)
         if b % group:
-            raise ValueError(f"batch normalisation over {group} samples does not fit a batch of {world} x {b}")
+            raise UserError(
+                f"batch normalisation over {group} samples does not fit a batch of {world} x {b}; take a multiple"
+            )
         if group == b:
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, True, self.momentum, self.eps

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from common.batchnorm import BatchNorm
+from common.errors import UserError
 
 
 def trained(norm: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
@@ -35,5 +36,5 @@ def test_ghost_batches_do_not_see_each_other() -> None:
         assert torch.equal(y[4 * i : 4 * i + 4], part(x[4 * i : 4 * i + 4]))
     for name in ("running_mean", "running_var"):
         torch.testing.assert_close(getattr(ours, name), torch.stack([getattr(p, name) for p in parts]).mean(0))
-    with pytest.raises(ValueError, match="over 4 samples does not fit a batch of 1 x 10"):
+    with pytest.raises(UserError, match="over 4 samples does not fit a batch of 1 x 10; take"):
         ours(x[:10])

@@ -21,7 +21,7 @@ from common.random import generator, integer
 @settings(deadline=None)
 def test_every_sample_once_an_epoch_in_any_order_of_asking(n: int, batch_size: int, seeds: list[int]) -> None:
     if batch_size > n:
-        with pytest.raises(ValueError, match="batch of"):
+        with pytest.raises(UserError, match="batch of"):
             Batches(n, batch_size, seeds)
         return
     batches = Batches(n, batch_size, seeds)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from common.errors import UserError
 from common.random import generator
 
 
@@ -18,7 +19,7 @@ class Batches:
         self, n: int, batch_size: int, seeds: Sequence[int], device: torch.device | str = "cpu", shuffle: bool = True
     ) -> None:
         if batch_size > n:
-            raise ValueError(f"batch of {batch_size} from {n} samples")
+            raise UserError(f"a batch of {batch_size} from {n} samples; take a smaller one")
         self.n, self.batch_size, self.seeds, self.device, self.shuffle = n, batch_size, list(seeds), device, shuffle
         self.per_epoch = n // batch_size
         self._epoch = -1

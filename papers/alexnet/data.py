@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from common.data.augment import PerSample, normalise, windows
+from common.errors import UserError
 from common.random import generator
 
 SIDE = 256  # of the squares that ImageNet's images are made (Section 2)
@@ -97,7 +98,7 @@ class FileBatches:
         share: Callable[[Tensor], Tensor] = lambda index: index,
     ) -> None:
         if max(stage_files) * data_batch > len(images):
-            raise ValueError(f"{max(stage_files)} files of {data_batch} from {len(images)} images")
+            raise UserError(f"{max(stage_files)} files of {data_batch} from {len(images)} images; take fewer")
         self.images, self.labels, self.stats, self.seed = images, labels, stats, seed
         self.batch_size, self.data_batch, self.size, self.share = batch_size, data_batch, size, share
         self.augment, self.colour, self.shuffle = augment, colour, shuffle

@@ -13,6 +13,7 @@ from torch import nn
 
 from common.cli import launch
 from common.optim import stages
+from common.records import read
 from papers.alexnet.audit import audit
 from papers.alexnet.config import PRESETS, Config
 from papers.alexnet.data import FileBatches, Statistics, random_crop, square, statistics, ten_views
@@ -296,7 +297,7 @@ def test_a_real_net_learns_on_generated_strokes(tmp_path: Path) -> None:
     assert found["test_error"] < 75
 
 
-def test_the_imagenet_net_trains_and_is_tested_on_jpeg_files(tmp_path: Path) -> None:
+def test_the_imagenet_net_trains_and_is_tested_on_jpeg_files(tmp_path: Path, script) -> None:
     from datasets import ClassLabel, Dataset, Features, Image
 
     rng = np.random.default_rng(0)
@@ -318,10 +319,16 @@ def test_the_imagenet_net_trains_and_is_tested_on_jpeg_files(tmp_path: Path) -> 
         "maps": "8 8 8 8 8", "hidden": 16,
     }  # fmt: skip
     words = [word for name, value in tiny.items() for word in (f"--{name.replace('_', '-')}", *str(value).split())]
-    found = metrics_of(tmp_path / "run", "--preset", "table2-1cnn", *words, "--data-dir", str(tmp_path))
+    words = ["--preset", "table2-1cnn", *words, "--data-dir", str(tmp_path)]
+    found = metrics_of(tmp_path / "run", *words)
     assert set(found) == {"top1_error", "top5_error", "top1_error_1view", "top5_error_1view"}
     assert all(value in (0, 20, 40, 60, 80, 100) for value in found.values())
     assert found["top5_error"] <= found["top1_error"]
+    done = script("papers.alexnet.train", *words, "--output-dir", str(tmp_path / "two"), processes=2)
+    assert done.returncode == 0, done.stderr
+    (record,) = (read(path) for path in (tmp_path / "two").glob("records/*.json"))
+    assert record.processes == 2
+    assert record.metrics == found
 
 
 def test_imagenet_views() -> None:

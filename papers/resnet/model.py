@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.batchnorm import BatchNorm
+from common.errors import UserError
 from common.random import generator
 
 Shortcut = Literal["A", "B", "C"]
@@ -89,7 +90,7 @@ class ResNet(nn.Module):
         group: see BatchNorm.
 
     Raises:
-        ValueError: the family has no network of this depth.
+        UserError: the family has no network of this depth.
     """
 
     def __init__(
@@ -103,12 +104,12 @@ class ResNet(nn.Module):
         super().__init__()
         if family == "cifar":
             if depth < 8 or depth % 6 != 2:
-                raise ValueError(f"CIFAR-10 nets have 6n + 2 layers (20, 32, 44, ...), not {depth}")
+                raise UserError(f"CIFAR-10 nets have 6n + 2 layers (20, 32, 44, ...), not {depth}")
             blocks, widths = [(depth - 2) // 6] * 3, [16, 32, 64]
             self.stem = nn.Sequential(convolution(3, 16, 3), BatchNorm(16, group), nn.ReLU(inplace=True))
         else:
             if depth not in IMAGENET:
-                raise ValueError(f"Table 1 has nets of {', '.join(map(str, IMAGENET))} layers, not {depth}")
+                raise UserError(f"Table 1 has nets of {', '.join(map(str, IMAGENET))} layers, not {depth}")
             blocks, widths = list(IMAGENET[depth]), [64, 128, 256, 512]
             self.stem = nn.Sequential(
                 convolution(3, 64, 7, 2), BatchNorm(64, group), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, padding=1)

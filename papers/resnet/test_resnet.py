@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from common.cli import launch
+from common.errors import UserError
 from common.records import Record, read
 from papers.resnet.audit import audit
 from papers.resnet.config import PRESETS, Config
@@ -62,7 +63,7 @@ def test_counts_of_the_paper() -> None:
     assert [counts[f"layers/resnet{name}"] for name in ("18A", "34A", "50", "101", "152")] == [18, 34, 50, 101, 152]
     assert counts["parameters/resnet50"] == 25_557_032  # torchvision's
     assert sum(p.numel() for p in ResNet(20, shortcut="B").parameters()) == 269_722 + 2_752
-    with pytest.raises(ValueError, match=r"6n \+ 2"):
+    with pytest.raises(UserError, match=r"6n \+ 2"):
         ResNet(21)
 
 

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.errors import UserError
+
 Positions = Literal["none", "1d", "2d", "relative"]
 
 
@@ -250,7 +252,7 @@ class ViT(nn.Module):
         self.stem = ResNet(stages, stem_channels, small_root) if stages is not None else None
         inputs, stride = (self.stem.outputs, self.stem.stride) if self.stem else (3, 1)
         if resolution % (patch * stride):
-            raise ValueError(f"{resolution} pixels do not divide into patches of {patch * stride}")
+            raise UserError(f"{resolution} pixels do not divide into patches of {patch * stride}")
         self.patch_pixels, self.g = patch * stride, resolution // (patch * stride)
         self.embedding = nn.Conv2d(inputs, d, patch, patch)
         self.class_token = nn.Parameter(torch.empty(1, 1, d)) if pool == "token" else None
