@@ -178,10 +178,10 @@ def test_streams_go_on_where_they_ended() -> None:
 LENGTHS = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=4, max_size=60)
 
 
-@given(LENGTHS, st.integers(24, 60), st.integers(0, 3), st.sampled_from([1, 4]))
-def test_token_batches(lengths: list[tuple[int, int]], tokens: int, seed: int, multiple: int) -> None:
+@given(LENGTHS, st.integers(24, 60), st.integers(0, 3), st.sampled_from([1, 4]), st.sampled_from([1, 2, 8]))
+def test_token_batches(lengths: list[tuple[int, int]], tokens: int, seed: int, multiple: int, rows: int) -> None:
     source, target = ([[10 + i] * pair[side] for i, pair in enumerate(lengths)] for side in (0, 1))
-    batches = TokenBatches(source, target, tokens, seed, multiple=multiple)
+    batches = TokenBatches(source, target, tokens, seed, multiple=multiple, rows=rows)
     seen: Counter[int] = Counter()
     for step in range(batches.per_epoch, 2 * batches.per_epoch):
         batch = batches(step)
@@ -195,6 +195,8 @@ def test_token_batches(lengths: list[tuple[int, int]], tokens: int, seed: int, m
             assert [n for n in y if n] == [*target[i], 2]
             seen[i] += 1
     assert seen == Counter(range(len(lengths)))  # each sentence once an epoch
+    sizes = sorted(len(batch) for batch in batches._batches[:-1])
+    assert all(size % rows == 0 or size < rows for size in sizes)
 
 
 def test_processes_share_a_token_batch() -> None:

@@ -364,6 +364,7 @@ class TokenBatches:
         tokens: largest padded size of the whole batch's longer side (sentences times length, eos counted).
         part: (i, n): which of n processes this is.
         multiple: padded lengths are multiples of it.
+        rows: a batch of more sentences than these holds a multiple of them (fairseq: 8).
         shuffle: False keeps the order by length.
 
     Raises:
@@ -383,6 +384,7 @@ class TokenBatches:
         part: tuple[int, int] = (0, 1),
         device: torch.device | str = "cpu",
         multiple: int = 1,
+        rows: int = 1,
         shuffle: bool = True,
     ) -> None:
         self.seed, self.pad, self.part, self.device = seed, pad, part, device
@@ -395,15 +397,18 @@ class TokenBatches:
         if longer.max() > tokens:
             raise UserError(f"a sentence of {longer.max()} tokens is longer than a batch of {tokens}")
         tie = torch.randperm(len(s), generator=generator(seed, "ties")).numpy()
-        order = np.lexsort((tie, s, t))
         self._batches: list[np.ndarray] = []
-        first, width = 0, 0
-        for i, one in enumerate(order):
+        held: list[int] = []
+        width = 0
+        for one in np.lexsort((tie, t, s)).tolist():  # by source, then by target
+            while held and max(width, longer[one]) * (len(held) + 1) > tokens:
+                cut = len(held) // rows * rows or len(held)
+                self._batches.append(np.array(held[:cut]))
+                held = held[cut:]
+                width = longer[held].max(initial=0)
+            held.append(one)
             width = max(width, longer[one])
-            if width * (i - first + 1) > tokens:
-                self._batches.append(order[first:i])
-                first, width = i, longer[one]
-        self._batches.append(order[first:])
+        self._batches.append(np.array(held))
         if min(map(len, self._batches)) < part[1]:
             raise UserError(
                 f"a batch of {tokens} tokens may hold fewer sentences than the {part[1]} processes; "

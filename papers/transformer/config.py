@@ -212,7 +212,7 @@ _add(
 )
 
 _add("section3", _BASE, experiment="section3", dataset="generated/vectors", train_steps=1)
-_add("laptop", _TINY, warmup_steps=200, train_steps=300, batches=1, averaged=3)
+_add("laptop", _TINY, dropout=0.1, lr=0.002, warmup_steps=100, train_steps=300, batches=1, averaged=1)
 _add(
     "smoke",
     _TINY,

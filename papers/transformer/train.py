@@ -181,8 +181,9 @@ def translation(cfg: Config, run: Run) -> None:
     model.to(run.device)
     pairs = corpus.splits["train"]
     batches = TokenBatches(
-        pairs.source, pairs.target, cfg.batch_tokens, seed, bos=bos, eos=EOS, part=run.part, device=run.device
-    )
+        pairs.source, pairs.target, cfg.batch_tokens, seed, bos=bos, eos=EOS, part=run.part, device=run.device,
+        rows=8 if fairseq else 1,
+    )  # fmt: skip
     per_epoch = -(-batches.per_epoch // cfg.batches)
     total = cfg.epochs * per_epoch or cfg.train_steps
     measure = Measure(cfg, run, corpus, bos)
