@@ -1,5 +1,6 @@
 """The leaderboard is a function of claims and records."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,13 @@ def test_the_page_needs_no_network_and_escapes_what_claims_say() -> None:
         assert fetched not in page
     text = board._templates().from_string("{{ x }}").render(x="<script>")
     assert "<script>" not in text
+
+
+def test_every_curve_that_is_drawn_has_two_points() -> None:
+    page = board.render()[LEADERBOARDS / "index.html"]
+    paths = re.findall(r'class="curve" d="([^"]*)"', page)
+    assert paths
+    assert all("L" in path for path in paths)
 
 
 def test_every_claim_is_on_the_pages() -> None:

@@ -277,6 +277,7 @@ def _curve(claim: Claim, label: str, metric: str, records: list[Record]) -> dict
         steps = record.curves[SEEN][1] if axis == SEEN else steps
         pairs = zip(steps, values, strict=True)
         curves.append([(s, v) for s, v in pairs if s is not None and v is not None])
+    curves = [curve for curve in curves if len(curve) > 1]  # one point is no curve
     points = [point for curve in curves for point in curve]
     if not points:
         return {"label": label, "metric": metric, "paths": []}
@@ -291,7 +292,7 @@ def _curve(claim: Claim, label: str, metric: str, records: list[Record]) -> dict
         up = (y - y0) / (y1 - y0) if y1 > y0 else 0.5
         return round(LEFT + across * (WIDTH - LEFT - 8), 1), round(HEIGHT - BOTTOM - up * (HEIGHT - BOTTOM - 10), 1)
 
-    paths = ["M" + "L".join("{:g} {:g}".format(*at(x, y)) for x, y in curve) for curve in curves if curve]
+    paths = ["M" + "L".join("{:g} {:g}".format(*at(x, y)) for x, y in curve) for curve in curves]
     return {
         "label": label,
         "metric": metric,
