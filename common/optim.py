@@ -28,13 +28,13 @@ def stages(ends: Iterable[int], values: Iterable[float]) -> Schedule:
     return at
 
 
-def warmup_cosine(warmup_steps: int, total_steps: int) -> Schedule:
-    """Linear from 0 to 1 over the warm-up, then half a cosine down to 0."""
+def warmup_cosine(warmup_steps: int, total_steps: int, floor: float = 0.0) -> Schedule:
+    """Linear from 0 to 1 over the warm-up, then half a cosine down to `floor`."""
 
     def at(step: int) -> float:
         if step < warmup_steps:
             return (step + 1) / warmup_steps
         done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
     return at

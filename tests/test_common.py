@@ -3,9 +3,11 @@
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
+from common.cost import multiply_adds, parameters, slope
 from common.ema import EMA
 from common.metrics import mean_over
 from common.optim import decay_groups, stages, warmup_cosine
@@ -46,3 +48,15 @@ def test_the_mean_counts_every_sample_once(n: int, batch_size: int) -> None:
     assert torch.allclose(mean_over(run, n, batch_size, lambda s: data[:, s]), data.double().mean(1))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="values for"):
         mean_over(run, n, batch_size, lambda s: data[:, :0])  # type: ignore[arg-type]
+
+
+def test_growth_is_a_slope_of_logarithms() -> None:
+    assert slope([1, 10, 100], [3, 300, 30_000]) == pytest.approx(2)
+    assert slope([2, 4], np.array([8.0, 8.0])) == pytest.approx(0)
+
+
+def test_counts_of_a_model() -> None:
+    with torch.device("meta"):
+        net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.BatchNorm2d(4))
+    assert parameters(net) == 4 * 3 * 9 + 4 + 8  # running statistics are buffers
+    assert multiply_adds(net, 5) == 25 * 4 * 3 * 9

@@ -49,8 +49,8 @@ class Pairs:
 
 
 @lru_cache(maxsize=4)
-def load_text(name: str, data_dir: Path | None, split: str | None = None) -> Text:
-    """`karpathy/tiny_shakespeare` whole, or one split of a Hub set with a column `text`.
+def load_text(name: str, data_dir: Path | None) -> Text:
+    """`karpathy/tiny_shakespeare`, or another text that stands in one file `input.txt`, whole.
 
     `synthetic/text` is drawn by the program: no file, no network.
 
@@ -62,11 +62,9 @@ def load_text(name: str, data_dir: Path | None, split: str | None = None) -> Tex
         characters = " ".join(source for source, _ in _phrases(1500, 0)).replace(" .", ".\n")
     elif file is not None and file.is_file():
         characters = file.read_text(encoding="utf-8")
-    elif split is None:  # a script data set: the Hub keeps its three parts, in order, on this branch
+    else:  # a script data set: the Hub keeps its three parts, in order, on this branch
         parts = [hub.load(name, s, data_dir, revision="refs/convert/parquet") for s in ("train", "validation", "test")]
         characters = "".join(row for part in parts for row in part["text"])
-    else:
-        characters = "".join(hub.load(name, split, data_dir)["text"])
     return Text(characters, _fingerprint([characters]))
 
 
@@ -189,6 +187,13 @@ class Vocabulary:
 
     def decode(self, numbers: Iterable[int]) -> list[str]:
         return [self.tokens[n] for n in numbers]
+
+
+def load_characters(name: str, data_dir: Path | None) -> tuple[Tensor, Vocabulary, str]:
+    """A text's characters as numbers (n,) int64, their vocabulary, and the text's fingerprint; as `load_text`."""
+    text = load_text(name, data_dir)
+    vocabulary = Vocabulary.of_characters(text.characters)
+    return torch.tensor(vocabulary.encode(text.characters)), vocabulary, text.fingerprint
 
 
 class Subwords:

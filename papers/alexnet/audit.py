@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from common.cost import parameters
 from papers.alexnet.config import PRESETS
 from papers.alexnet.model import AlexNet, CifarNet
 
@@ -26,10 +27,6 @@ def units(model: AlexNet) -> tuple[list[int], int]:
         layer.register_forward_hook(note)
     model(torch.zeros(1, 3, CROP, CROP, device="meta"))
     return found, products
-
-
-def parameters(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
 
 
 def audit(data_dir: Path | None) -> tuple[dict[str, float], dict[str, str]]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from common.cost import parameters
 from common.errors import UserError
 from papers.gcn import data
 from papers.gcn.config import DATASETS
@@ -19,7 +20,7 @@ def audit(data_dir: Path | None) -> tuple[dict[str, float], dict[str, str]]:
     for name, (features, classes) in TABLE_1.items():
         with torch.device("meta"):
             model = GCN(1, [features, 16, classes])
-        counts[f"parameters_{name}"] = sum(p.numel() for p in model.parameters())
+        counts[f"parameters_{name}"] = parameters(model)
     for name, dataset in DATASETS.items():
         try:
             graph = data.load(dataset, data_dir)

@@ -15,6 +15,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from common.cost import now, slope
 from common.random import integer
 from common.run import Run
 from papers.gcn import data
@@ -248,16 +249,9 @@ def time_epochs(cfg: Config, run: Run) -> None:
         run.log(step, edges=float(edges), seconds_per_epoch=float(seconds[size, which]))
     large = [i for i, edges in enumerate(cfg.edges) if edges >= 100_000]
     large = large if len(large) > 1 else list(range(len(cfg.edges)))  # overhead hides the slope of small graphs
-    log_edges = np.log([cfg.edges[i] for i in large])
+    sizes = [cfg.edges[i] for i in large]
     metrics = []
     for own in seconds.numpy().T:
         found = {f"seconds_{edges}": float(s) for edges, s in zip(cfg.edges, own, strict=True)}
-        metrics.append(found | {"slope": float(np.polyfit(log_edges, np.log(own[large]), 1)[0])})
+        metrics.append(found | {"slope": slope(sizes, own[large])})
     run.finish(metrics)
-
-
-def now(device: torch.device) -> float:
-    """Seconds, once the device has done what it was told."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

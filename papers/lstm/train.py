@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.cost import slope
 from common.errors import UserError
 from common.random import generator
 from common.run import Run
@@ -315,11 +316,8 @@ def complexity(cfg: Config, run: Run) -> None:
     for _ in run.steps(1, {}):
         for seed in run.seeds:
             points = [_cost_of_a_step(cfg, blocks, seed) for blocks in (8, 16, 32, 64)]
-            log_w, log_t = np.log(np.array(points)).T
-            weights, seconds = points[-1]
-            found.append(
-                {"slope": float(np.polyfit(log_w, log_t, 1)[0]), "nanoseconds_per_weight": 1e9 * seconds / weights}
-            )
+            weights, seconds = zip(*points, strict=True)
+            found.append({"slope": slope(weights, seconds), "nanoseconds_per_weight": 1e9 * seconds[-1] / weights[-1]})
         run.log(0, slope=[one["slope"] for one in found])
     run.finish(found)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from common.cost import parameters
 from papers.mamba.config import PRESETS, Config, replace
 from papers.mamba.model import Model
 
@@ -31,10 +32,6 @@ def build(cfg: Config, vocabulary: int = 0) -> Model:
         longest=cfg.longest,
         trained=min(cfg.longest, cfg.length + cfg.data_tokens),
     )
-
-
-def parameters(model: torch.nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
 
 
 def audit(data_dir: Path | None) -> tuple[dict[str, float], dict[str, str]]:

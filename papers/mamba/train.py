@@ -6,7 +6,6 @@ if __name__ == "__main__":  # --help and --dry-run answer before torch is loaded
     launch("mamba")
 
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,14 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.data.text import Vocabulary, Windows, load_text
+from common.cost import now, parameters, slope
+from common.data.text import Windows, load_characters
 from common.errors import UserError
 from common.fit import fit
+from common.optim import warmup_cosine
 from common.metrics import mean_over
 from common.random import generator
 from common.run import Run
 from papers.mamba import data, scan
-from papers.mamba.audit import build, parameters
+from papers.mamba.audit import build
 from papers.mamba.config import INDUCTION, Config
 from papers.mamba.model import Model, decay_groups
 
@@ -38,17 +39,8 @@ def train(cfg: Config, run: Run) -> None:
 
 def schedule(cfg: Config) -> Callable[[int], float]:
     """Multiplier of lr at a step (E.2)."""
-
-    def at(step: int) -> float:
-        if step < cfg.warmup_steps:
-            return (step + 1) / cfg.warmup_steps
-        if cfg.schedule == "constant":
-            return 1.0
-        done = (step - cfg.warmup_steps) / max(1, cfg.train_steps - cfg.warmup_steps)
-        floor = LR_END / cfg.lr
-        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))
-
-    return at
+    cosine = warmup_cosine(cfg.warmup_steps, cfg.train_steps, LR_END / cfg.lr)
+    return cosine if cfg.schedule == "cosine" else lambda step: cosine(step) if step < cfg.warmup_steps else 1.0
 
 
 def trained(
@@ -137,10 +129,9 @@ def answers(model: Model, tokens: Tensor, last: int, piece: int = PIECE) -> Tens
 
 def language(cfg: Config, run: Run) -> None:
     """Characters: the first 90 % are read, the last 10 % give the validation loss of the last iterate."""
-    text = load_text(cfg.dataset, run.data_dir)
-    run.read(cfg.dataset, text.fingerprint)
-    vocabulary = Vocabulary.of_characters(text.characters)
-    ids = torch.tensor(vocabulary.encode(text.characters), device=run.device)
+    ids, vocabulary, fingerprint = load_characters(cfg.dataset, run.data_dir)
+    run.read(cfg.dataset, fingerprint)
+    ids = ids.to(run.device)
     cut = int(0.9 * len(ids))
     windows = Windows(ids[:cut], cfg.length, cfg.batch_size, run.seeds[0], run.share)
     n = (len(ids) - cut - 1) // cfg.length
@@ -205,18 +196,12 @@ def identities(cfg: Config, run: Run) -> None:
 
 def seconds(device: torch.device, call: Callable[[], object], least: int = 3) -> float:
     """Of one call: the fastest of `least` or more, after one that warms up."""
-
-    def now() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter()
-
     call()
     taken: list[float] = []
     while len(taken) < least or (sum(taken) < 0.2 and len(taken) < 50):
-        begun = now()
+        begun = now(device)
         call()
-        taken.append(now() - begun)
+        taken.append(now(device) - begun)
     return min(taken)
 
 
@@ -264,8 +249,7 @@ def cost(cfg: Config, run: Run) -> None:
 def summed_up(cfg: Config, table: np.ndarray) -> dict[str, float]:
     """Metrics of a cost's table; what ran out of memory is left out."""
     if cfg.experiment == "linear-time":
-        x = np.log(cfg.sizes)
-        time_slope, memory_slope = (float(np.polyfit(x, np.log(table[:, k]), 1)[0]) for k in (0, 1))
+        time_slope, memory_slope = (slope(cfg.sizes, table[:, k]) for k in (0, 1))
         state = float(table[-1, 2] / table[0, 2])
         return {"time_slope": time_slope, "memory_slope": memory_slope, "state_growth": state}
     names = {"scan-speed": ("fused_ms", "plain_ms", "sdpa_ms"), "throughput": ("tokens_per_second",)}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from common.data import hub
-from common.data.text import Vocabulary, load_text
+from common.data.text import Vocabulary, load_characters
 
 HELD_OUT = 0.1  # of a text without parts, its end
 
@@ -24,11 +24,9 @@ class Corpus(NamedTuple):
 
 def characters(name: str, data_dir: Path | None) -> Corpus:
     """The characters of one text; its last tenth is the test part."""
-    text = load_text(name, data_dir)
-    vocabulary = Vocabulary.of_characters(text.characters)
-    ids = torch.tensor(vocabulary.encode(text.characters))
+    ids, vocabulary, fingerprint = load_characters(name, data_dir)
     first = round(len(ids) * (1 - HELD_OUT))
-    return Corpus(ids[:first], ids[first:], len(vocabulary), text.fingerprint)
+    return Corpus(ids[:first], ids[first:], len(vocabulary), fingerprint)
 
 
 def words(name: str, data_dir: Path | None, min_count: int) -> Corpus:

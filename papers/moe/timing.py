@@ -4,12 +4,12 @@ All have the same multiply-adds a token in their experts: k experts of two (d, h
 (d, 2h / 3); a Switch layer's one expert has k h hidden units.
 """
 
-import time
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from common.cost import now, slope
 from papers.moe.model import Experts, MoE
 from papers.moe.routing import NoisyTopK, Switch
 
@@ -102,29 +102,21 @@ def microseconds_per_token(made: dict[str, Callable[[Tensor], Tensor] | None], x
         for name, layer in made.items():
             if layer is None:
                 continue
-            begun = _now(x)
+            begun = now(x.device)
             layer(x.detach().requires_grad_()).backward(pull)
-            spent = _now(x) - begun
+            spent = now(x.device) - begun
             if repeat:
                 best[name] = min(best[name], spent) if best[name] == best[name] else spent
     return [1e6 * best[name] / len(x) for name in made]
 
 
-def _now(x: Tensor) -> float:
-    if x.is_cuda:
-        torch.cuda.synchronize(x.device)
-    return time.perf_counter()
-
-
 def summary(experts: Sequence[int], found: Tensor) -> dict[str, float]:
     """Metrics of a run: each time, and the slope of log time on log experts of each layer."""
     metrics: dict[str, float] = {}
-    log_n = torch.tensor(experts, dtype=torch.float64).log()
     for kind, column in zip(KINDS, found.T, strict=True):
         if column.isnan().any():
             continue
         metrics |= {f"us_per_token/{kind}/{n}": float(us) for n, us in zip(experts, column, strict=True)}
-        centred = log_n - log_n.mean()
-        metrics[f"slope/{kind}"] = float((centred * column.log()).sum() / (centred**2).sum())
+        metrics[f"slope/{kind}"] = slope(experts, column.numpy())
         metrics[f"ratio_of_ours/{kind}"] = float(column[-1] / found[-1, 0])
     return metrics

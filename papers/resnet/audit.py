@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from common.cost import multiply_adds, parameters
 from papers.resnet.model import IMAGENET, ResNet, Shortcut
 
 VGG = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}  # 3x3 convolutions of each stage (Simonyan and Zisserman 2015)
@@ -21,17 +21,6 @@ def vgg(depth: int) -> nn.Sequential:
             channels = width
         layers.append(nn.MaxPool2d(2))
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(512 * 49, 4096), nn.Linear(4096, 4096), nn.Linear(4096, 1000))
-
-
-def multiply_adds(net: nn.Module, side: int = 224) -> int:
-    """Of convolutions and fully connected layers for one image, by torch's counter (which counts two a pair)."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        net.eval()(torch.empty(1, 3, side, side, device="meta"))
-    return counter.get_total_flops() // 2
-
-
-def parameters(net: nn.Module) -> int:
-    return sum(p.numel() for p in net.parameters())
 
 
 def layers(net: nn.Module) -> int:
@@ -63,12 +52,12 @@ def audit(data_dir: Path | None) -> tuple[dict[str, float], dict[str, str]]:
                 name = f"resnet{depth}{option if depth < 50 else ''}"
                 counts[f"layers/{name}"] = layers(net)
                 counts[f"parameters/{name}"] = parameters(net)
-                counts[f"billion_multiply_adds/{name}"] = multiply_adds(net) / 1e9
+                counts[f"billion_multiply_adds/{name}"] = multiply_adds(net, 224) / 1e9
         for depth in VGG:
             whole = vgg(depth)
-            counts[f"billion_multiply_adds/vgg{depth}"] = multiply_adds(whole) / 1e9
-            counts[f"billion_multiply_adds/vgg{depth}-convolutions"] = multiply_adds(whole[:-4]) / 1e9
-        plain34 = multiply_adds(ResNet(34, "imagenet", None, 1000)) / 1e9
+            counts[f"billion_multiply_adds/vgg{depth}"] = multiply_adds(whole, 224) / 1e9
+            counts[f"billion_multiply_adds/vgg{depth}-convolutions"] = multiply_adds(whole[:-4], 224) / 1e9
+        plain34 = multiply_adds(ResNet(34, "imagenet", None, 1000), 224) / 1e9
     counts["billion_multiply_adds/plain34"] = plain34
     counts["percent_of_vgg19/plain34"] = 100 * plain34 / counts["billion_multiply_adds/vgg19"]
     return counts, {}

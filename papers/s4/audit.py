@@ -5,8 +5,9 @@ from pathlib import Path
 
 import torch
 
+from common.cost import parameters
 from papers.s4.config import CIFAR, LISTOPS, MNIST, PATHFINDER, PRESETS, Config
-from papers.s4.kernel import Kernel, S4Kernel, legs, legs_eigenvectors, nplr
+from papers.s4.kernel import DenseKernel, DiagonalKernel, S4Kernel, legs, legs_eigenvectors, nplr
 from papers.s4.model import S4Net, Transformer
 
 SHAPES = {MNIST: (1, 0, 784, 10), CIFAR: (3, 0, 1_024, 10), LISTOPS: (0, 18, 2_001, 10), PATHFINDER: (1, 0, 1_024, 2)}
@@ -31,11 +32,7 @@ def build(cfg: Config, inputs: int, tokens: int, length: int, classes: int) -> S
     )  # fmt: skip
 
 
-def parameters(model: torch.nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
-
-
-def unrolled(kernel: Kernel, length: int) -> torch.Tensor:
+def unrolled(kernel: DiagonalKernel | DenseKernel, length: int) -> torch.Tensor:
     """K (c, h, length) by running the recurrence on an impulse."""
     recurrence = kernel.recurrence()
     u = torch.ones(1, kernel.h, dtype=kernel.dt().dtype)

@@ -169,12 +169,6 @@ class Kernel(nn.Module):
         dt = nn.functional.softplus(self.dt_parameter) if self.softplus else self.dt_parameter.exp()
         return dt[:, None]
 
-    def recurrence(self) -> tuple[Tensor, ...]:
-        raise NotImplementedError
-
-    def step(self, u: Tensor, state: Tensor, recurrence: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
-
     def initialise_dt(self, generator: torch.Generator) -> None:
         low, high = map(math.log, DT_RANGE)
         log = low + (high - low) * torch.rand(self.h, generator=generator)

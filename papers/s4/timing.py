@@ -1,6 +1,5 @@
 """Tables 1 to 3 as measurements: seconds and memory of S4, of an LSSL and of Transformers, and how they grow."""
 
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from common.cost import now, slope
 from papers.s4.kernel import S4Kernel
 from papers.s4.model import Attention, Layer, S4Net, Transformer
 
@@ -21,13 +21,9 @@ def seconds(work: Callable[[], object], device: torch.device, repeats: int) -> f
     """Least time of several calls, after one to warm up: what others do to the machine only adds."""
     found = []
     for _ in range(repeats + 1):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        begun = time.perf_counter()
+        begun = now(device)
         work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        found.append(time.perf_counter() - begun)
+        found.append(now(device) - begun)
     return min(found[1:])
 
 
@@ -75,11 +71,6 @@ class _Ledger(TorchDispatchMode):
     def freed(self, key: int, size: int) -> None:
         self.known.discard(key)
         self.held -= size
-
-
-def slope(sizes: Sequence[int], values: Sequence[float]) -> float:
-    """Of log value on log size, least squares."""
-    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0]) if len(sizes) > 1 else float("nan")
 
 
 def training_step(model: nn.Module, *inputs: Tensor) -> Callable[[], None]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from common.cost import now, slope
 from common.random import generator
 from papers.transformer.model import Attention, Transformer, sinusoids
 
@@ -197,18 +198,13 @@ def measured(seed: int, device: torch.device, d: int = 64) -> dict[str, float]:
                 layer(x, WINDOW)
                 tries.append(_now(device) - begun)
             seconds.append(min(tries))
-        n_mean = sum(map(math.log, TIMED[name])) / len(seconds)
-        pairs = [(math.log(n) - n_mean, math.log(s)) for n, s in zip(TIMED[name], seconds, strict=True)]
-        found[f"time_slope_n/{name}"] = sum(a * b for a, b in pairs) / sum(a * a for a, _ in pairs)
+        found[f"time_slope_n/{name}"] = slope(TIMED[name], seconds)
     return found
 
 
 def _now(device: torch.device) -> float:
-    """Seconds: of a GPU once it has done what it was told, of the processor alone where others may want it too."""
-    if device.type != "cuda":
-        return time.process_time()
-    torch.cuda.synchronize(device)
-    return time.perf_counter()
+    """Seconds; on a CPU those of this process alone, for others may want it too."""
+    return now(device) if device.type == "cuda" else time.process_time()
 
 
 # ---- attention maps

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from common.cost import parameters
 from common.data.text import moses
 from common.errors import UserError
 from papers.transformer import analysis
@@ -54,8 +55,8 @@ def audit(data_dir: Path | None) -> tuple[dict[str, float], dict[str, str]]:
     counts: dict[str, float] = {}
 
     def count(name: str, preset: str, vocabulary: int, source: int = 0) -> None:
-        parameters = sum(p.numel() for p in build(PRESETS[preset], vocabulary, source).parameters())
-        counts[f"parameters/{name}"], counts[f"millions/{name}"] = parameters, parameters / 1e6
+        n = parameters(build(PRESETS[preset], vocabulary, source))
+        counts[f"parameters/{name}"], counts[f"millions/{name}"] = n, n / 1e6
 
     with torch.device("meta"):
         for name in (*TABLE_3, "big"):

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from common.data.text import SPECIALS, Subwords, Vocabulary, load_pairs, load_text, moses
+from common.data.text import SPECIALS, Subwords, Vocabulary, load_characters, load_pairs, moses
 from common.errors import UserError
 
 BOS, EOS, UNKNOWN = (SPECIALS.index(name) for name in ("<bos>", "<eos>", "<unk>"))
@@ -125,11 +124,9 @@ def joined(fingerprints: Sequence[str]) -> str:
 
 def characters(name: str, data_dir: Path | None) -> tuple[Tensor, Tensor, list[str], str]:
     """Numbers of the first 90 % and of the rest of a text, its characters in their order, and its fingerprint."""
-    text = load_text(name, data_dir)
-    vocabulary = Vocabulary.of_characters(text.characters)
-    ids = torch.tensor(vocabulary.encode(text.characters))
+    ids, vocabulary, fingerprint = load_characters(name, data_dir)
     cut = int(0.9 * len(ids))
-    return ids[:cut], ids[cut:], vocabulary.tokens, text.fingerprint
+    return ids[:cut], ids[cut:], vocabulary.tokens, fingerprint
 
 
 def split_compounds(sentence: str) -> str:

@@ -16,6 +16,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from common.cost import parameters
 from common.data.text import TokenBatches, Windows, bleu, tokenised_bleu
 from common.errors import UserError
 from common.fit import fit
@@ -73,7 +74,7 @@ class Snapshots:
     """The weights of the last few moments, in a ring, for their average (Section 6.1)."""
 
     def __init__(self, model: Transformer, keep: int, device: torch.device) -> None:
-        size = sum(p.numel() for p in model.parameters()) if keep else 0
+        size = parameters(model) if keep else 0
         self.state = {"ring": torch.zeros(keep, size, device=device), "taken": torch.zeros((), dtype=torch.long)}
 
     @torch.no_grad()

@@ -7,8 +7,8 @@ floating-point operations for each multiply-add. A training step is three forwar
 from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from common.cost import multiply_adds, parameters
 from papers.vit.config import PRESETS, Config, shape
 from papers.vit.model import ViT
 
@@ -43,17 +43,6 @@ def build(cfg: Config) -> ViT:
     )
 
 
-def parameters(model: torch.nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
-
-
-def macs(model: ViT, resolution: int) -> float:
-    """Multiply-adds of one picture's forward pass; the model lies on the meta device."""
-    with FlopCounterMode(display=False) as counter:
-        model.eval()(torch.empty(1, 3, resolution, resolution, device="meta"))
-    return counter.get_total_flops() / 2
-
-
 def audit(data_dir: Path | None) -> tuple[dict[str, float], dict[str, str]]:
     """(metric name -> value, data sets read: none)."""
     counts: dict[str, float] = {}
@@ -63,11 +52,11 @@ def audit(data_dir: Path | None) -> tuple[dict[str, float], dict[str, str]]:
             whole, head = parameters(model), parameters(model.head)
             counts[f"parameters/{name}"], counts[f"parameters-without-head/{name}"] = whole, whole - head
             counts[f"tokens/{name}"] = model.tokens
-            counts[f"gmacs/{name}"] = macs(model, 224) / 1e9
+            counts[f"gmacs/{name}"] = multiply_adds(model, 224) / 1e9
         for name in (*OTHERS, *TRENDS):
             model = build(PRESETS[name])
             counts[f"parameters/{name}"] = parameters(model)
-            counts[f"gmacs/{name}"] = macs(model, 32) / 1e9
+            counts[f"gmacs/{name}"] = multiply_adds(model, 32) / 1e9
             n, d = model.tokens, PRESETS[name].width
             counts[f"gmacs-without-attention/{name}"] = counts[f"gmacs/{name}"] - 2e-9 * n * n * d * len(model.blocks)
     for size in ("b", "l", "h"):
