@@ -37,7 +37,8 @@ class Corpus:
         vocabulary, source_vocabulary: number of tokens; a source without its own has 0.
         spell: numbers of target sentences -> their words, parted by spaces.
         pieces: numbers of a source or target sentence -> its tokens, for pictures.
-        fingerprints: of the data sets read.
+        fingerprints: of the data sets read, and of the byte pairs learned from them.
+        subwords: the byte-pair encoding, if there is one.
     """
 
     splits: dict[str, Split]
@@ -46,6 +47,7 @@ class Corpus:
     spell: Callable[[Iterable[Iterable[int]]], list[str]]
     pieces: Callable[[str, Sequence[int]], list[str]]
     fingerprints: dict[str, str]
+    subwords: Subwords | None = None
 
 
 def read(
@@ -104,7 +106,8 @@ def load(
             0,
             shared.decode,
             lambda _, ids: [tokens[i].removesuffix("</w>") for i in ids],
-            fingerprints,
+            fingerprints | {f"{name}: {merges} byte pairs": shared.fingerprint},
+            shared,
         )
     sides = [Vocabulary.of((w for s in side for w in s.split()), 2, SPECIALS) for side in train]
     splits = {

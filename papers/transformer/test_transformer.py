@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from common.claims import load
 from common.cli import launch
+from common.data.text import Subwords
 from common.records import Record, read
 from papers.transformer import analysis, data
 from papers.transformer.audit import audit
@@ -527,6 +528,12 @@ def test_maps_are_what_the_model_attends_with(tmp_path: Path) -> None:
     torch.testing.assert_close(by_map, first(x, mask=(source != PAD)[:, None, None]))
     run(tmp_path / "run", "--preset", "smoke", "--train-steps", "2")
     assert (tmp_path / "run/attention.png").stat().st_size > 10_000
+
+
+def test_a_run_keeps_the_byte_pairs_it_learned(tmp_path: Path) -> None:
+    record = run(tmp_path / "run", "--preset", "smoke", "--train-steps", "1")
+    kept = Subwords.load(tmp_path / "run/subwords.json")
+    assert record.data["synthetic/pairs: 200 byte pairs"] == kept.fingerprint != Subwords([], ["<unk>"]).fingerprint
 
 
 @pytest.mark.parametrize(

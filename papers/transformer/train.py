@@ -175,6 +175,8 @@ def translation(cfg: Config, run: Run) -> None:
     corpus = data.load(cfg.dataset, (cfg.source, cfg.target), cfg.units, cfg.merges, cfg.lowercase, run.data_dir)
     for name, fingerprint in corpus.fingerprints.items():
         run.read(name, fingerprint)
+    if corpus.subwords and run.main:
+        corpus.subwords.save(run.folder / "subwords.json")
     fairseq = cfg.dialect == "fairseq"
     bos = EOS if fairseq else BOS  # fairseq begins with the end
     model = build(cfg, -(-corpus.vocabulary // 8) * 8 if fairseq else corpus.vocabulary, corpus.source_vocabulary)
