@@ -14,6 +14,16 @@ from common.errors import UserError
 from common.paths import RECORDS
 
 CURVE_POINTS = 60
+PICTURE_BYTES = 200_000  # of one picture; the page holds them all
+
+
+class Picture(BaseModel):
+    """A PNG that lies beside a record, as `<the record's name>.<the picture's>.png`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    alt: str = Field(min_length=1, description="what there is to see, for those who do not see it")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
 class Record(BaseModel):
@@ -33,6 +43,7 @@ class Record(BaseModel):
     deviations: dict[str, list[str]] = Field(description="claim id -> deviations, as computed when the run ended")
     metrics: dict[str, float | None] = Field(description="final metrics; null where it came out non-finite")
     curves: dict[str, list[list[float | None]]] = Field(description="metric -> [[step, ...], [value, ...]], thinned")
+    pictures: dict[str, Picture] = Field(default={}, description="name -> a picture that lies beside the record")
     data: dict[str, str] = Field(description="data set -> fingerprint of what was really read")
     commit: str
     dirty: bool | None = Field(description="whether the sources this run used differed from the commit")
@@ -57,6 +68,10 @@ class Record(BaseModel):
         config = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:8]
         return f"{self.preset}-{config}-s{self.seed}.json"
 
+    def picture_file(self, name: str) -> str:
+        """The file of one of its pictures."""
+        return f"{self.file_name().removesuffix('.json')}.{name}.png"
+
     def to_json(self) -> str:
         """One top-level field a line: readable in a diff, and compact."""
         fields = self.model_dump(mode="json") | {"hash": self.digest()}
@@ -67,18 +82,19 @@ class Record(BaseModel):
         )
 
     def digest(self) -> str:
-        later = set() if self.compiled else {"compiled"}  # fields newer than the first records, at their default
+        newer = {"compiled": self.compiled, "pictures": self.pictures}  # than the first records: left out where empty
+        later = {name for name, value in newer.items() if not value}
         fields = self.model_dump(mode="json", exclude={"hash", *later})
         return hashlib.sha256(json.dumps(fields, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader sees the old one, the new one, or none, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -105,17 +121,26 @@ def read(path: Path) -> Record:
     return record
 
 
-def keep(record: Record, folder: Path) -> Record:
-    """Write a record into a run's folder and return it; one that a killed run had already written there stays."""
+def keep(record: Record, folder: Path, pictures: Path) -> Record:
+    """Write a record and its pictures into a run's folder of records; one that a killed run had written stays.
+
+    Args:
+        pictures: where they lie, under their bare names.
+    """
     path = folder / record.file_name()
     if path.exists():
         return read(path)
+    for name in record.pictures:
+        write_atomically(folder / record.picture_file(name), (pictures / f"{name}.png").read_bytes())
     write_atomically(path, record.to_json())
     return record
 
 
-def accept(record: Record, folder: Path = RECORDS) -> Path:
+def accept(record: Record, folder: Path = RECORDS, beside: Path | None = None) -> Path:
     """Put a record on the leaderboard. Records are immutable: an existing one is never replaced.
+
+    Args:
+        beside: the run's folder of records, where its pictures lie.
 
     Raises:
         UserError: the seed has another record already.
@@ -125,6 +150,9 @@ def accept(record: Record, folder: Path = RECORDS) -> Path:
         if read(path).digest() == record.digest():
             return path
         raise UserError(f"{path.name} exists already: records are immutable, and one seed has one record")
+    for name in record.pictures if beside else ():
+        file = record.picture_file(name)
+        write_atomically(path.parent / file, (beside / file).read_bytes())  # type: ignore[operator]
     write_atomically(path, record.to_json())
     return path
 

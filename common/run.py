@@ -5,6 +5,7 @@ two steps is in the state handed to `run.steps`; whatever is random is a pure fu
 `common.random`. Then a resumed run equals an uninterrupted one bit for bit.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -59,6 +60,7 @@ class Run:
         self._log_path = folder / f"log{suffix}.jsonl"
         self._checkpoints = folder / f"checkpoints{suffix}"
         self._data: dict[str, str] = {}
+        self._pictures: dict[str, str] = {}
         self._state: Any = {}
         self._step = self._first_step = 0
         self._saved_step = -1
@@ -165,6 +167,16 @@ class Run:
 
     # ---- when it ends
 
+    def picture(self, name: str, alt: str) -> Path:
+        """Where to write a PNG that goes onto the page with the first seed's record; name it after the last step.
+
+        Args:
+            name: of letters, digits and dashes.
+            alt: what there is to see, for those who do not see it.
+        """
+        self._pictures[name] = alt
+        return self.folder / f"{name}.png"
+
     def finish(self, metrics: Sequence[Mapping[str, float]]) -> list[records.Record]:
         """End the run: keep the final state and write one record per seed.
 
@@ -192,10 +204,11 @@ class Run:
             shared = gather_object(shared)
         if not self.main:
             return []
-        made = [records.keep(record, self.folder / "records") for record in self._records(mine, shared)]
+        kept = self.folder / "records"
+        made = [records.keep(record, kept, self.folder) for record in self._records(mine, shared)]
         if self.command.options.record:
             for record in made:
-                records.accept(record)
+                records.accept(record, beside=kept)
         self._tell(made)
         return made
 
@@ -206,6 +219,7 @@ class Run:
         command, config = self.command, claims.as_config(self.command.config)
         data = {name: fingerprint for part in shared for name, fingerprint in part["data"].items()}
         precision = self.accelerator.mixed_precision
+        pictures = dict(self._shown())
         around = machine.circumstances(self.device) | {"peak_memory_mib": max(part["memory"] for part in shared)}
         found = {
             claim.id: claims.deviations(claim, side, config, data, precision, around["device"])
@@ -227,6 +241,7 @@ class Run:
                 deviations=found,
                 metrics=metrics,
                 curves=one["curves"],
+                pictures=pictures if one["seed"] == self.seeds[0] else {},
                 data=data,
                 precision=precision,
                 compiled=command.options.compile,
@@ -237,6 +252,15 @@ class Run:
                 **self._origin,
                 **around,
             )
+
+    def _shown(self) -> Iterator[tuple[str, records.Picture]]:
+        """The pictures that can go with a record."""
+        for name, alt in self._pictures.items():
+            content = (self.folder / f"{name}.png").read_bytes()
+            if len(content) <= records.PICTURE_BYTES:
+                yield name, records.Picture(alt=alt, sha256=hashlib.sha256(content).hexdigest())
+            else:
+                print(f"{name}.png has {len(content)} bytes: too many to go with the record", file=sys.stderr)
 
     def _tell(self, made: Sequence[records.Record]) -> None:
         """The end of a run in a few lines."""
@@ -317,7 +341,7 @@ def execute(command: Command, argv: Sequence[str], train: Callable[[Any, Run], N
             if options.resume and len(complete) == len(seeds):
                 if accelerator.is_main_process:
                     for path in complete if options.record else []:
-                        records.accept(records.read(path))
+                        records.accept(records.read(path), beside=path.parent)
                     print(f"{part}: this run is complete, its records are in {part / 'records'}")
                 continue
             part.mkdir(parents=True, exist_ok=True)

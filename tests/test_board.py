@@ -1,12 +1,15 @@
 """The leaderboard is a function of claims and records."""
 
+import base64
+import hashlib
 import re
 from pathlib import Path
 
 import pytest
 
+from common.claims import load
 from common.paths import LEADERBOARDS, paper_names
-from common.records import load_all
+from common.records import Picture, accept, load_all
 from tools import board
 from tools.rows import duration, judge_all, ours, reported
 from tools.verdicts import judge
@@ -33,10 +36,32 @@ def test_a_stale_page_and_a_damaged_record_are_found(monkeypatch: pytest.MonkeyP
     assert "not a valid record" in problem
 
 
+def test_pictures_are_those_their_records_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shown = Picture(alt="A <grid>", sha256=hashlib.sha256(b"a picture").hexdigest())
+    made = next(r for r in load_all("vae") if r.claims).model_copy(update={"pictures": {"grid": shown}})
+    path = accept(made, tmp_path)
+    picture = path.with_name(made.picture_file("grid"))
+    picture.write_bytes(b"a picture")
+    monkeypatch.setattr(board, "RECORDS", tmp_path)
+    monkeypatch.setattr(board, "ROOT", tmp_path)
+    monkeypatch.setattr(board, "render", dict)
+    assert board.check() == []
+    picture.with_name("stray.png").write_bytes(b"")
+    picture.write_bytes(b"another")
+    wrong, stray = board.check()
+    assert wrong.endswith("grid.png: not the picture its record names")
+    assert stray == "vae/stray.png: belongs to no record"
+    verdict = judge(next(c for c in load("vae").claim if c.id in made.claims), [made])
+    (found,) = board._pictures([(load("vae").claim[0], verdict)])
+    assert base64.b64decode(found["png"]) == b"another"
+    assert found["caption"].endswith("A <grid>")
+
+
 def test_the_page_needs_no_network_and_escapes_what_claims_say() -> None:
     page = board.render()[LEADERBOARDS / "index.html"]
-    for fetched in ("src=", "<link", "@import", "url("):
+    for fetched in ("<link", "@import", "url("):
         assert fetched not in page
+    assert page.count("src=") == page.count('src="data:image/png;base64,')
     text = board._templates().from_string("{{ x }}").render(x="<script>")
     assert "<script>" not in text
 

@@ -11,7 +11,7 @@ from common.data.batches import Batches
 from common.ema import EMA
 from common.fit import fit
 from common.optim import warmup_cosine
-from common.records import read
+from common.records import PICTURE_BYTES, read
 from common.run import Run
 
 STEPS = 30
@@ -47,11 +47,15 @@ def train(folder: Path, stop_at: int | None = None) -> tuple[torch.nn.Module, EM
 
 def test_it_learns_and_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     model, ema, run = train(tmp_path / "whole")
+    run.picture("dot", "A dot").write_bytes(b"dot")
+    run.picture("huge", "Too much").write_bytes(bytes(PICTURE_BYTES + 1))
     (record,) = run.finish([{"loss": 1.0}])
+    assert list(record.pictures) == ["dot"]
+    assert (tmp_path / "whole/records" / record.picture_file("dot")).read_bytes() == b"dot"
     steps, losses = record.curves["loss"]
     assert steps == [*range(0, STEPS, 3), STEPS - 1]
     assert losses[-1] < 0.1 * losses[0]  # type: ignore[operator]
-    assert read(next((tmp_path / "whole" / "records").iterdir())).metrics == {"loss": 1.0}
+    assert read(next((tmp_path / "whole" / "records").glob("*.json"))).metrics == {"loss": 1.0}
     assert record.steps_per_second
 
     with pytest.raises(KeyboardInterrupt):

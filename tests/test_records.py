@@ -1,5 +1,6 @@
 """Records: immutable, checked when read, written whole or not at all."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import UserError
-from common.records import CURVE_POINTS, accept, load_all, read, thin, write_atomically
+from common.records import CURVE_POINTS, Picture, accept, keep, load_all, read, thin, write_atomically
 from tests.test_verdicts import record
 
 
@@ -51,6 +52,17 @@ def test_a_renamed_record_is_refused(tmp_path: Path) -> None:
     renamed = path.rename(path.with_name(path.name.replace("s3", "s4")))
     with pytest.raises(UserError, match="should be named"):
         read(renamed)
+
+
+def test_a_picture_lies_beside_its_record(tmp_path: Path) -> None:
+    (tmp_path / "grid.png").write_bytes(b"a picture")
+    shown = Picture(alt="A grid", sha256=hashlib.sha256(b"a picture").hexdigest())
+    kept = keep(record(80.0, 3).model_copy(update={"pictures": {"grid": shown}}), tmp_path / "run", tmp_path)
+    path = accept(kept, tmp_path / "all", beside=tmp_path / "run")
+    assert read(path).pictures == {"grid": shown}
+    assert path.with_name(kept.picture_file("grid")).read_bytes() == b"a picture"
+    assert kept.picture_file("grid") == path.stem + ".grid.png"
+    assert kept.digest() != record(80.0, 3).digest()
 
 
 def test_seeds_come_in_their_order(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The leaderboard: pages rendered from claims and records alone, so that rendering twice gives the same bytes."""
 
+import base64
+import hashlib
 import json
 import math
 from collections import Counter
@@ -61,9 +63,15 @@ def write() -> list[str]:
 def check() -> list[str]:
     """What is wrong: invalid records, records nobody claims, stale pages. Empty when all is well."""
     problems = []
-    for path in sorted(RECORDS.glob("*/*")):
+    pictures: set[Path] = set()
+    for path in sorted(RECORDS.glob("*/*.json")):
         try:
             record = read(path)
+            for name, picture in record.pictures.items():
+                file = path.with_name(record.picture_file(name))
+                if hashlib.sha256(file.read_bytes()).hexdigest() != picture.sha256:
+                    problems.append(f"{file.relative_to(ROOT)}: not the picture its record names")
+                pictures.add(file)
             if record.paper != path.parent.name:
                 problems.append(f"{path.relative_to(ROOT)}: belongs to {record.paper}")
             known = {claim.id for claim in load(record.paper).claim}
@@ -72,6 +80,8 @@ def check() -> list[str]:
             ]
         except (UserError, OSError) as error:
             problems.append(str(error))
+    others = {path for path in RECORDS.glob("*/*") if path.suffix != ".json"} - pictures
+    problems += [f"{path.relative_to(ROOT)}: belongs to no record" for path in sorted(others)]
     if problems:
         return problems
     for path, content in render().items():
@@ -229,11 +239,13 @@ def _html(judged: dict[str, Judged]) -> str:
                 "notes": verdict.notes,
                 "assumptions": assumptions(claim),
                 "command": command(claim),
+                "pictured": sorted({record.preset for record in verdict.records if record.pictures}),
                 "curves": [_curve(claim, label, metric, records) for label, metric, records in _drawn(claim, verdict)],
             }
             for claim, verdict in claims
         ]
-        papers.append({"card": facts.paper, "counts": counts(claims), "rows": rows, "total": len(rows)})
+        pictures = _pictures(claims)
+        papers.append({"card": facts.paper, "counts": counts(claims), "rows": rows, "pictures": pictures})
     everything = [pair for claims in judged.values() for pair in claims]
     page = _templates().get_template("index.html.j2")
     return page.render(papers=papers, counts=counts(everything), total=len(everything), meaning=MEANING) + "\n"
@@ -248,6 +260,23 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+
+
+def _pictures(claims: Judged) -> list[dict[str, str]]:
+    """Every picture once: of each preset those of the first run that left any."""
+    found: dict[str, Record] = {}
+    for _, verdict in claims:
+        for record in verdict.records:
+            if record.pictures:
+                found.setdefault(record.preset, record)
+    pictures = []
+    for preset, record in found.items():
+        for name, picture in record.pictures.items():
+            content = (RECORDS / record.paper / record.picture_file(name)).read_bytes()
+            png = base64.b64encode(content).decode()
+            caption = f"{preset}, seed {record.seed}: {picture.alt}"
+            pictures.append({"id": f"{record.paper}:{preset}", "alt": picture.alt, "caption": caption, "png": png})
+    return pictures
 
 
 def _drawn(claim: Claim, verdict: Verdict) -> list[tuple[str, str, list[Record]]]:

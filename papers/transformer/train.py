@@ -257,7 +257,8 @@ def picture(run: Run, model: Transformer, corpus: Corpus, bos: int) -> None:
     last = f"{len(model.decoder) - 1}"
     shown = [f"encoder.{last}.self_attention", f"decoder.{last}.self_attention", f"decoder.{last}.cross_attention"]
     rows, columns = ["▸", *corpus.pieces("target", target)], [*corpus.pieces("source", source), "■"]
-    analysis.save_maps(run.folder / "attention.png", maps, rows, columns, shown)
+    path = run.picture("attention", "What each head of the last layers attends to in a test sentence")
+    analysis.save_maps(path, maps, rows, columns, shown)
 
 
 # ---- language
@@ -315,7 +316,8 @@ def language(cfg: Config, run: Run) -> None:
         maps = analysis.attention_maps(model, None, text)
         letters = [repr(characters[i])[1:-1] for i in text[0].tolist()]
         shown = [f"decoder.{i}.self_attention" for i in (0, cfg.layers - 1)]
-        analysis.save_maps(run.folder / "attention.png", maps, letters, letters, shown)
+        path = run.picture("attention", "What each head of the first and last layer attends to in the validation text")
+        analysis.save_maps(path, maps, letters, letters, shown)
     run.finish([metrics])
 
 

@@ -21,8 +21,8 @@ def contact_sheet(pictures: torch.Tensor, shape: tuple[int, int], side: int) -> 
     return (rows.reshape(side * height, side * width) * 255).round().to(torch.uint8)
 
 
-def save_samples(folder: Path, model: VAE, shape: tuple[int, int], side: int = 10) -> Path:
-    """Write samples.png, the pictures' means for the first seed, and return its path."""
+def save_samples(path: Path, model: VAE, shape: tuple[int, int], side: int = 10) -> None:
+    """Write the pictures' means for the first seed."""
     from PIL import Image
 
     device = model.theta.device
@@ -33,6 +33,4 @@ def save_samples(folder: Path, model: VAE, shape: tuple[int, int], side: int = 1
         numbers = [generator(seed, "samples") for seed in model.seeds]
         z = draw(numbers, (side * side, model.latents[-1]), device)
     sheet = contact_sheet(model.dream(z)[0].cpu(), shape, side)
-    path = folder / "samples.png"
     Image.fromarray(sheet.numpy()).save(path)
-    return path

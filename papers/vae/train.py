@@ -108,7 +108,7 @@ def train(cfg: Config, run: Run) -> None:
                 run.log(step, **evaluation.curve(step))
         metrics = evaluation.final()
         if run.main:
-            save_samples(run.folder, model, pictures.shape)
+            save_samples(run.picture("samples", "What the trained model draws from its prior"), model, pictures.shape)
     run.finish(metrics)
 
 

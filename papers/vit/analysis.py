@@ -1,6 +1,6 @@
 """What a trained network looks at (Section 4.5, Figures 6 and 7, Appendices D.7 and D.8), in numbers and pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -65,10 +65,13 @@ def similarity_metrics(model: ViT) -> dict[str, float]:
     }
 
 
-def save_pictures(folder: Path, model: ViT, images: Tensor, x: Tensor, mean_distance: Tensor | None) -> None:
-    """PNG files in the run's folder: similarity of positions, rollout over some pictures, distances per head.
+def save_pictures(
+    path: Callable[[str, str], Path], model: ViT, images: Tensor, x: Tensor, mean_distance: Tensor | None
+) -> None:
+    """PNG files: similarity of positions, rollout over some pictures, distances per head.
 
     Args:
+        path: (name, what there is to see) -> where to write, as `Run.picture`.
         images: (b, h, w, 3) uint8 as seen; x: the same, normalised; mean_distance: (layers, heads).
     """
     import matplotlib
@@ -88,7 +91,8 @@ def save_pictures(folder: Path, model: ViT, images: Tensor, x: Tensor, mean_dist
         shown = axes.imshow(tiles, vmin=-1, vmax=1, cmap="viridis")
         axes.set(xticks=[], yticks=[], xlabel="patch column", ylabel="patch row", title="Position embedding similarity")
         figure.colorbar(shown, label="cosine similarity", shrink=0.8)
-        figure.savefig(folder / "positions.png", dpi=120, bbox_inches="tight")
+        shows = "Cosine similarity of each place's position embedding to all others"
+        figure.savefig(path("positions", shows), dpi=80, bbox_inches="tight")
     if mean_distance is not None:
         figure = Figure(figsize=(6, 4))
         axes = figure.add_subplot()
@@ -96,7 +100,8 @@ def save_pictures(folder: Path, model: ViT, images: Tensor, x: Tensor, mean_dist
             axes.scatter([layer] * len(heads), sorted(heads), c=np.arange(len(heads)), cmap="viridis", s=20)
         axes.set(xlabel="layer", ylabel="mean attention distance (pixels)", ylim=(0, None))
         axes.set_xticks(range(1, len(mean_distance) + 1))
-        figure.savefig(folder / "attention_distance.png", dpi=120, bbox_inches="tight")
+        shows = "Mean attention distance of every head, by layer"
+        figure.savefig(path("attention-distance", shows), dpi=80, bbox_inches="tight")
         seen = rollout(model.attentions(x))
         first = model.tokens - g**2
         maps = (seen[:, 0, 1:] if first else seen.mean(1)).reshape(-1, 1, g, g)
@@ -108,4 +113,5 @@ def save_pictures(folder: Path, model: ViT, images: Tensor, x: Tensor, mean_dist
                 axes = figure.add_subplot(2, len(images), row * len(images) + i + 1)
                 axes.imshow(picture, interpolation="nearest")
                 axes.set_axis_off()
-        figure.savefig(folder / "rollout.png", dpi=120, bbox_inches="tight")
+        shows = "Test pictures, and below them what the class token attends to through all layers"
+        figure.savefig(path("rollout", shows), dpi=80, bbox_inches="tight")

@@ -433,5 +433,5 @@ def test_a_run_leaves_its_pictures(tmp_path: Path) -> None:
     stem = "--stem small --stages 1 1 --stem-channels 8 --patch 4 --train-steps 2 --device cpu"
     with pytest.raises(SystemExit):
         launch("vit", ["--preset", "smoke", *stem.split(), "--output-dir", str(tmp_path / "run")])
-    for name in ("positions", "attention_distance", "rollout"):
+    for name in ("positions", "attention-distance", "rollout"):
         assert PIL.Image.open(tmp_path / "run" / f"{name}.png").width > 200

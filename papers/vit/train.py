@@ -243,5 +243,5 @@ def looked_at(run: Run, model: ViT, source: Whole) -> dict[str, float]:
     if run.main:
         shown = source.seen(slice(0, SHOWN))
         x = normalise(shown, source.mean, source.sd)
-        analysis.save_pictures(run.folder, model, shown, x, mean_distance)
+        analysis.save_pictures(run.picture, model, shown, x, mean_distance)
     return found
