@@ -10,7 +10,7 @@ reproduce: $(READY)
 	@$(VENV)/bin/repro claim $(CLAIM) --fresh
 
 test: $(READY)
-	@$(VENV)/bin/python -m pytest
+	@$(VENV)/bin/python -m pytest -n auto --maxprocesses 8
 
 lint: $(READY)
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" pre-commit run --all-files --show-diff-on-failure
