@@ -12,16 +12,22 @@ class Batches:
     """Shuffled batches of a data set that lies on the device, for one or several seeds at once.
 
     The batch is global: with several processes each takes its part of it (`run.share`), so the same samples make up
-    a step however many processes there are. The last, smaller batch of an epoch is dropped.
+    a step however many processes there are. The last, smaller batch of an epoch is dropped, or kept.
     """
 
     def __init__(
-        self, n: int, batch_size: int, seeds: Sequence[int], device: torch.device | str = "cpu", shuffle: bool = True
+        self,
+        n: int,
+        batch_size: int,
+        seeds: Sequence[int],
+        device: torch.device | str = "cpu",
+        shuffle: bool = True,
+        drop_last: bool = True,
     ) -> None:
         if batch_size > n:
             raise UserError(f"a batch of {batch_size} from {n} samples; take a smaller one")
         self.n, self.batch_size, self.seeds, self.device, self.shuffle = n, batch_size, list(seeds), device, shuffle
-        self.per_epoch = n // batch_size
+        self.per_epoch = n // batch_size if drop_last else -(-n // batch_size)
         self._epoch = -1
         self._order = torch.empty(0)
 
