@@ -18,20 +18,31 @@ class BatchNorm(nn.Module):
     Args:
         channels: c of the input (b, c, ...).
         group: samples that share statistics; None: the whole global batch.
+        affine: scale and shift.
+        running: evaluate by the running statistics; else by those of the batch that this process holds.
     """
 
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, channels: int, group: int | None = None, momentum: float = 0.1, eps: float = 1e-5) -> None:
+    def __init__(
+        self,
+        channels: int,
+        group: int | None = None,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+        affine: bool = True,
+        running: bool = True,
+    ) -> None:
         super().__init__()
-        self.group, self.momentum, self.eps = group, momentum, eps
-        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.group, self.momentum, self.eps, self.running = group, momentum, eps, running
+        self.weight = nn.Parameter(torch.ones(channels)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
     def extra_repr(self) -> str:
-        return f"{len(self.weight)}, group={self.group}"
+        return f"{len(self.running_mean)}, group={self.group}"
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, ...) -> the same shape.
@@ -40,7 +51,8 @@ class BatchNorm(nn.Module):
             UserError: the groups do not divide the batch.
         """
         if not self.training:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+            mean, var = (self.running_mean, self.running_var) if self.running else (None, None)
+            return F.batch_norm(x, mean, var, self.weight, self.bias, not self.running, 0.0, self.eps)
         world = distributed.get_world_size() if distributed.is_initialized() else 1
         b = len(x)
         group = self.group or b * world
@@ -83,5 +95,7 @@ class BatchNorm(nn.Module):
         with torch.no_grad():
             self.running_mean.lerp_(mu, self.momentum)
             self.running_var.lerp_(variance * n / (n - 1), self.momentum)
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
+        scale = torch.rsqrt(variance + self.eps)
+        if self.weight is None or self.bias is None:
+            return (centred * scale.view(shape)).to(x.dtype)
+        return (centred * (self.weight * scale).view(shape) + self.bias.view(shape)).to(x.dtype)

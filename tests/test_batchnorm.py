@@ -38,3 +38,15 @@ def test_ghost_batches_do_not_see_each_other() -> None:
         torch.testing.assert_close(getattr(ours, name), torch.stack([getattr(p, name) for p in parts]).mean(0))
     with pytest.raises(UserError, match="over 4 samples does not fit a batch of 1 x 10; take"):
         ours(x[:10])
+
+
+@pytest.mark.parametrize("shape", [(8, 3), (8, 3, 5, 4)])
+def test_without_scale_or_running_statistics_a_batch_knows_only_itself(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 + 1
+    norm = BatchNorm(3, eps=1e-8, affine=False, running=False)
+    assert not list(norm.parameters())
+    others = [d for d in range(x.ndim) if d != 1]
+    expected = (x - x.mean(others, keepdim=True)) / (x.var(others, keepdim=True, correction=0) + 1e-8).sqrt()
+    norm.double()
+    for mode in (norm.train(), norm.eval()):
+        torch.testing.assert_close(mode(x), expected)
