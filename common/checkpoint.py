@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,7 @@ def load(folder: Path, state: Any) -> tuple[int, float]:
             for name, digest in files.items():
                 if _sha256(candidate / name) != digest:
                     raise ValueError(f"{name} does not have the hash that was written")
-            saved = torch.load(candidate / "state.pt", weights_only=True, map_location="cpu")
+            saved = _interned(torch.load(candidate / "state.pt", weights_only=True, map_location="cpu"))
         except (
             OSError,
             ValueError,
@@ -131,6 +132,14 @@ def load(folder: Path, state: Any) -> tuple[int, float]:
     if damaged:
         raise UserError(f"no intact checkpoint in {folder} ({damaged[0]}); start the run anew")
     return 0, 0.0
+
+
+def _interned(saved: Any) -> Any:
+    """The same with one object for equal names: pickle writes a name once an object, so that an optimiser which begins
+    after the resume would otherwise give the next file other bytes."""
+    if isinstance(saved, dict):
+        return {sys.intern(k) if isinstance(k, str) else k: _interned(v) for k, v in saved.items()}
+    return [_interned(v) for v in saved] if isinstance(saved, list) else saved
 
 
 def _newest_first(folder: Path) -> list[Path]:
