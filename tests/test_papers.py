@@ -1,16 +1,17 @@
 """The contract every paper keeps, over all papers found."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from common.claims import as_config, load, presets
@@ -184,8 +185,12 @@ def test_sigkill_at_a_random_moment_loses_nothing(paper: str, processes: int, tm
     while not list(torn.glob("**/checkpoints*/step-*")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(random.Random(f"{paper}{processes}").uniform(0, 0.5))
-    os.killpg(process.pid, signal.SIGKILL)
+    workers = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    for one in (*workers, process):  # workers outlive their launcher, and would go on writing
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
     process.wait()
+    psutil.wait_procs(workers)
     resumed = script(f"papers.{paper}.train", "--resume", str(torn), "--device", "cpu", processes=processes)
     assert resumed.returncode == 0, resumed.stderr
     assert what_was_measured(torn) == what_was_measured(tmp_path / "whole")

@@ -130,8 +130,8 @@ _LAPTOP = replace(
 )  # fmt: skip
 PRESETS["cifar"], PRESETS["laptop"] = _SCALED, _LAPTOP
 PRESETS["laptop-tune"] = replace(
-    _LAPTOP, epochs=6, evaluations=("linear", "partial-0.5", "partial-1", "finetune", "scratch"), tune_epochs=2,
-    tune_warmup_epochs=0.5,
+    _LAPTOP, epochs=8, evaluations=("linear", "partial-0.5", "partial-1", "finetune", "scratch"), tune_epochs=1,
+    tune_warmup_epochs=0.25,
 )  # fmt: skip
 _CHANGES: dict[str, dict[str, Any]] = {
     "depth1": {"decoder_depth": 1},

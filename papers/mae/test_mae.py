@@ -182,8 +182,10 @@ def test_a_block_by_hand_and_only_what_is_read() -> None:
     torch.testing.assert_close(block(z, paths), wanted)
     torch.testing.assert_close(block(z, paths, slice(2, None)), wanted[:, 2:])
     x = torch.randn(4, 3, 32, 32)
-    encoder = model.encoder
-    torch.testing.assert_close(encoder.features(x), encoder(encoder.tokens(patchify(x, 8), None))[:, 0])
+    for pool, which in (("token", slice(0, 1)), ("mean", slice(1, None))):
+        encoder = small(pool=pool).encoder
+        whole = encoder(encoder.tokens(patchify(x, 8), None))
+        torch.testing.assert_close(encoder.features(x), whole[:, which].mean(1))
 
 
 def test_patches_are_rows_columns_channels() -> None:
@@ -417,8 +419,11 @@ def imagenet(folder: Path, n: int) -> None:
 
 
 @pytest.mark.parametrize(("preset", "crop"), [("fig9", "random"), ("table3-b-scratch", "fixed"), ("table1", "none")])
-def test_imagenet_presets_train_on_generated_pictures(preset: str, crop: str, tmp_path: Path) -> None:
+def test_imagenet_presets_train_on_generated_pictures(
+    preset: str, crop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     imagenet(tmp_path, 9)
+    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.05)  # else 5 s at every epoch's end
     tiny = (
         f"--train-images 9 --test-images 9 --batch-size 4 --epochs {min(1, PRESETS[preset].epochs)} --crop {crop} "
         "--linear-epochs 1 --linear-batch-size 4 --tune-epochs 1 --tune-batch-size 4 --resolution 32 --width 24 "

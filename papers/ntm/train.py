@@ -6,19 +6,25 @@ if __name__ == "__main__":  # --help and --dry-run answer before torch is loaded
     launch("ntm")
 
 import math
+import subprocess
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.paths import ROOT
 from common.random import generator
 from common.run import Run
 from papers.ntm import data, kernel
-from papers.ntm.config import Config
+from papers.ntm.config import PRESETS, Config
 from papers.ntm.data import Batch
 from papers.ntm.model import NTM, Net, RMSProp
 from papers.ntm.sample import save_pictures
@@ -59,10 +65,38 @@ def start(cfg: Config, seeds: Sequence[int]) -> NTM:
     return model
 
 
+def compile_apart() -> None:
+    """See to it that compiled code comes from numba's cache, where another process has put it.
+
+    Code as it has just been compiled and the same from the cache differ in the last bits. A run's numbers must not
+    depend on whether it is the first one after an installation.
+    """
+    source = Path(kernel.__file__)
+    ready = Path(str(kernel.run.stats.cache_path)) / f"kernel-{source.stat().st_mtime_ns}-{numba.__version__}.ready"
+    if not ready.exists():
+        ready.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{ready}.lock"):
+            if not ready.exists():
+                subprocess.run(
+                    [sys.executable, "-c", "from papers.ntm.train import warm; warm()"], cwd=ROOT, check=True
+                )
+                ready.touch()
+
+
+def warm() -> None:
+    """Compile all that a run on a CPU needs, by using it."""
+    cfg = PRESETS["smoke"]
+    nets, batches = Compiled(cfg, [0], apart=False), [data.sequences(data.task(cfg.dataset), ("warm",), range(5))]
+    nets.train(batches, 0)
+    nets.cost(batches)
+
+
 class Compiled:
     """Nets on a CPU: `kernel`, a thread a seed."""
 
-    def __init__(self, cfg: Config, seeds: Sequence[int]) -> None:
+    def __init__(self, cfg: Config, seeds: Sequence[int], apart: bool = True) -> None:
+        if apart:
+            compile_apart()
         model = start(cfg, seeds)
         self.net, self.batch_size = model.net, cfg.batch_size
         self.rule = kernel.Rule(
