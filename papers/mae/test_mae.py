@@ -218,9 +218,9 @@ def test_lars_and_probe() -> None:
 
 
 def test_learning_rates_of_layers_and_steps() -> None:
-    cfg = replace(SMALL, layer_decay=0.5, tune_base_lr=1.0, tune_batch_size=256, tune_weight_decay=0.1)
+    cfg = replace(SMALL, tune_base_lr=1.0, tune_batch_size=256, tune_weight_decay=0.1)
     model = Classifier(small().encoder, 10)
-    groups = layer_groups(cfg, model)
+    groups = layer_groups(cfg, model, 0.5)
     assert sum(p.numel() for g in groups for p in g["params"]) == trained(model)
 
     def of(p: Tensor) -> tuple[float, float]:

@@ -225,7 +225,7 @@ def schedule(cfg: Config, epochs: float, warmup_epochs: float, per_epoch: int, f
 
     def icaruswizard(step: int) -> float:
         epoch = step // per_epoch
-        return min((epoch + 1) / warmup_epochs, 0.5 * (1 + math.cos(math.pi * epoch / epochs)))
+        return min((epoch + 1) / (warmup_epochs + 1e-8), 0.5 * (1 + math.cos(math.pi * epoch / epochs)))
 
     return code if cfg.dialect == "mae" else icaruswizard
 
@@ -282,6 +282,7 @@ def tuning(cfg: Config, run: Run, source: Whole | Streamed, name: str, encoder: 
     model.to(run.device)
     batches = source.batches(name, b, cfg.tune_augment)
     beta2 = 0.95 if name == "scratch" and cfg.dialect == "mae" else 0.999  # Tables 11 and 9
+    layer_decay = 1.0 if name == "scratch" else cfg.layer_decay
     keep = 1 - cfg.drop_path * torch.arange(cfg.depth) / max(1, cfg.depth - 1)
 
     def loss(model: nn.Module, step: int) -> Tensor:
@@ -299,7 +300,7 @@ def tuning(cfg: Config, run: Run, source: Whole | Streamed, name: str, encoder: 
 
     return Phase(
         name, cfg.tune_epochs * per_epoch, model,
-        torch.optim.AdamW(layer_groups(cfg, model), betas=(0.9, beta2), fused=True),
+        torch.optim.AdamW(layer_groups(cfg, model, layer_decay), betas=(0.9, beta2), fused=True),
         schedule(cfg, cfg.tune_epochs, cfg.tune_warmup_epochs, per_epoch, floor=1e-6 / cfg.tune_lr), loss,
         begin=lambda: name == "scratch" or model.encoder.load_state_dict(encoder.state_dict()),
         classify=model,
@@ -307,12 +308,12 @@ def tuning(cfg: Config, run: Run, source: Whole | Streamed, name: str, encoder: 
     )  # fmt: skip
 
 
-def layer_groups(cfg: Config, model: Classifier) -> list[dict[str, Any]]:
+def layer_groups(cfg: Config, model: Classifier, layer_decay: float) -> list[dict[str, Any]]:
     """Each layer learns slower than the next; one-dimensional parameters, class token and positions do not decay
     (code: lr_decay.py)."""
     groups, layers = [], model.layers()
     for i, layer in enumerate(layers):
-        lr = cfg.tune_lr * cfg.layer_decay ** (len(layers) - 1 - i)
+        lr = cfg.tune_lr * layer_decay ** (len(layers) - 1 - i)
         decaying: dict[bool, list[nn.Parameter]] = {True: [], False: []}
         for name, p in layer:
             if p.requires_grad:
@@ -349,6 +350,8 @@ def train(cfg: Config, run: Run) -> None:
         raise UserError(f"evaluations {' '.join(cfg.evaluations)}: one is there twice")
     state = {phase.name: phase.prepare(run) for phase in phases if phase.steps}
     step_of = [(phase, step) for phase in phases for step in range(phase.steps)]
+    if not step_of:
+        raise UserError("nothing to do: neither epochs nor evaluations with epochs of their own")
     for step in run.steps(len(step_of), state):
         phase, at = step_of[step]
         if at == 0:
