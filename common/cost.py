@@ -25,6 +25,11 @@ def parameters(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
+def learned(model: torch.nn.Module) -> int:
+    """Those of its parameters that learn: fixed ones (positions, a bias that is nothing) do not."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
 def multiply_adds(model: torch.nn.Module, side: int) -> int:
     """Of matrix products and convolutions for one picture, by torch's counter (two a pair); the model is on meta."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():

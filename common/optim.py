@@ -28,6 +28,11 @@ def stages(ends: Iterable[int], values: Iterable[float]) -> Schedule:
     return at
 
 
+def half_cosine(done: float, total: float = 1.0, floor: float = 0.0) -> float:
+    """From 1 at the beginning to `floor` when all is done."""
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done / total))
+
+
 def warmup_cosine(warmup_steps: int, total_steps: int, floor: float = 0.0) -> Schedule:
     """Linear from 0 to 1 over the warm-up, then half a cosine down to `floor`."""
 
@@ -35,6 +40,6 @@ def warmup_cosine(warmup_steps: int, total_steps: int, floor: float = 0.0) -> Sc
         if step < warmup_steps:
             return (step + 1) / warmup_steps
         done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        return half_cosine(min(1.0, done), floor=floor)
 
     return at

@@ -1,8 +1,10 @@
 """Batches of a small image set that lies on the device: crops, flips and normalisation are done there, whole batches
 at a time, and what happens to a sample is a pure function of (seed, epoch, sample)."""
 
+import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -135,3 +137,27 @@ class ImageBatches:
 def normalise(x: Tensor, mean: Tensor | float = 0.0, scale: Tensor | float = 1.0) -> Tensor:
     """(b, h, w, c) of any type -> (x - mean) / scale as (b, c, h, w) float32 in channels-last order."""
     return ((x.to(torch.float32) - mean) / scale).permute(0, 3, 1, 2)
+
+
+def boxes(side: int, u: Tensor, least: float) -> tuple[Tensor, Tensor]:
+    """Corner (y, x) and size (h, w), (b, 2) each, of boxes in a square: `least` to 1 of its area, 3/4 to 4/3 as wide as
+    high; u (b, 4) in [0, 1). No attempts are made: what is too long is cut."""
+    area = (least + (1 - least) * u[:, 0]) * side**2
+    ratio = torch.exp((2 * u[:, 1] - 1) * math.log(4 / 3))
+    size = torch.stack([(area / ratio).sqrt(), (area * ratio).sqrt()], 1).round().clamp(1, side)
+    return (u[:, 2:] * (side - size + 1)).floor(), size
+
+
+def blend(side: int, rng: np.random.Generator, mixup: float, cutmix: float) -> tuple[Tensor, float]:
+    """A partner's share of every pixel (side, side), and its share of the label.
+
+    Mixup blends by a Beta(mixup, mixup) share, cutmix pastes a square of that share; with both set, a coin decides.
+    """
+    if cutmix and (not mixup or rng.random() < 0.5):
+        half = side * math.sqrt(1 - rng.beta(cutmix, cutmix)) / 2
+        (y0, y1), (x0, x1) = ((max(0, int(c - half)), min(side, int(c + half))) for c in rng.uniform(0, side, 2))
+        share = torch.zeros(side, side)
+        share[y0:y1, x0:x1] = 1.0
+    else:
+        share = torch.full((side, side), 1 - rng.beta(mixup, mixup))
+    return share, float(share.mean())

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from common.cost import parameters
+from common.cost import learned, parameters
 from papers.mae.config import PRESETS, Config
 from papers.mae.model import MAE, Classifier, Encoder
 
@@ -33,11 +33,6 @@ def build(cfg: Config) -> MAE:
         normalised=cfg.target == "normalised",
         loss_on_all=cfg.loss_on == "all",
     )
-
-
-def trained(model: torch.nn.Module) -> int:
-    """Parameters that learn: fixed positions do not."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def multiply_adds(cfg: Config, class_tokens: int = 1) -> int:
@@ -71,7 +66,7 @@ def audit(data_dir: Path | None) -> tuple[dict[str, float], dict[str, str]]:
         counts[f"parameters/vit-{size}"] = parameters(classifier)
         counts[f"millions/vit-{size}"] = parameters(classifier) / 1e6
         counts[f"millions_without_head/vit-{size}"] = (parameters(classifier) - parameters(classifier.head)) / 1e6
-        counts[f"parameters/mae-{size}"] = trained(model)
+        counts[f"parameters/mae-{size}"] = learned(model)
         counts[f"visible_patches/vit-{size}"] = model.k
         counts[f"visible_percent/vit-{size}"] = 100 * model.k / model.encoder.g**2
     for name in RATIOS:

@@ -14,7 +14,7 @@ from PIL import ImageEnhance, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.data.augment import PerSample, Transform
+from common.data.augment import PerSample, Transform, boxes
 from common.data.stream import View
 
 BICUBIC = PIL.Image.Resampling.BICUBIC
@@ -23,16 +23,6 @@ GREY = tuple(min(255, round(255 * value)) for value in MEAN)  # beyond an edge (
 
 
 # ---- small sets
-
-
-def boxes(side: int, u: Tensor, least: float) -> tuple[Tensor, Tensor]:
-    """Corner (y, x) and size (h, w), (b, 2): `least` to 1 of the area, 3/4 to 4/3 as wide as high; u (b, 4) in [0, 1).
-
-    No attempts are made: what is too long is cut (util/crop.py).
-    """
-    area, ratio = (least + (1 - least) * u[:, 0]) * side**2, torch.exp((2 * u[:, 1] - 1) * math.log(4 / 3))
-    size = torch.stack([(area / ratio).sqrt(), (area * ratio).sqrt()], 1).round().clamp(1, side)
-    return (u[:, 2:] * (side - size + 1)).floor(), size
 
 
 def resized(x: Tensor, corner: Tensor, size: Tensor) -> Tensor:
@@ -173,15 +163,3 @@ def operation(name: str, image: PIL.Image.Image, strength: float, sign: int) -> 
         "translate-y": (1, 0, 0, 0, 1, 0.45 * v * image.height),
     }[name]  # fmt: skip
     return image.transform(image.size, PIL.Image.Transform.AFFINE, affine, BICUBIC, fillcolor=GREY)
-
-
-def mixing(side: int, rng: np.random.Generator) -> tuple[Tensor, float]:
-    """Share of a partner in every pixel (side, side), and in the label: mixup 0.8 or cutmix 1.0 by a coin (Table 9)."""
-    if rng.random() < 0.5:
-        half = side * math.sqrt(1 - rng.beta(1.0, 1.0)) / 2
-        (y0, y1), (x0, x1) = ((max(0, int(c - half)), min(side, int(c + half))) for c in rng.uniform(0, side, 2))
-        share = torch.zeros(side, side)
-        share[y0:y1, x0:x1] = 1.0
-    else:
-        share = torch.full((side, side), 1 - rng.beta(0.8, 0.8))
-    return share, float(share.mean())

@@ -15,10 +15,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_position_embedding
 
 from common.cli import launch
+from common.cost import learned
+from common.data.augment import blend, boxes
 from common.errors import UserError
 from common.records import read
 from papers.mae import data
-from papers.mae.audit import audit, build, multiply_adds, trained
+from papers.mae.audit import audit, build, multiply_adds
 from papers.mae.config import PRESETS
 from papers.mae.model import (
     MAE,
@@ -70,7 +72,7 @@ def test_icaruswizards_network_by_hand() -> None:
     block = d * 3 * d + d * d + d + 8 * d * d + 5 * d + 4 * d
     encoder = p * d + d + d + 256 * d + 12 * block + 2 * d
     decoder = d + 257 * d + 4 * block + d * p + p
-    assert trained(build(PRESETS["icaruswizard"])) == encoder + decoder
+    assert learned(build(PRESETS["icaruswizard"])) == encoder + decoder
 
 
 @pytest.mark.parametrize("preset", ["table1", "laptop"])
@@ -221,7 +223,7 @@ def test_learning_rates_of_layers_and_steps() -> None:
     cfg = replace(SMALL, tune_base_lr=1.0, tune_batch_size=256, tune_weight_decay=0.1)
     model = Classifier(small().encoder, 10)
     groups = layer_groups(cfg, model, 0.5)
-    assert sum(p.numel() for g in groups for p in g["params"]) == trained(model)
+    assert sum(p.numel() for g in groups for p in g["params"]) == learned(model)
 
     def of(p: Tensor) -> tuple[float, float]:
         group = next(g for g in groups if any(p is q for q in g["params"]))
@@ -361,7 +363,7 @@ def test_mistakes_get_one_line(words: str, message: str, tmp_path: Path, capsys:
 
 
 def test_boxes_are_cut_and_scaled() -> None:
-    corner, size = data.boxes(32, torch.rand(500, 4), 0.2)
+    corner, size = boxes(32, torch.rand(500, 4), 0.2)
     assert ((corner >= 0) & (corner + size <= 32)).all()
     area = (size.prod(1) / 32**2).numpy()
     assert area.min() > 0.15
@@ -398,7 +400,7 @@ def test_rand_augment_is_timms() -> None:
     once, again = (np.asarray(data.rand_augment(image, np.random.default_rng(3))) for _ in range(2))
     assert np.array_equal(once, again)
     for seed in range(20):
-        share, portion = data.mixing(32, np.random.default_rng(seed))
+        share, portion = blend(32, np.random.default_rng(seed), 0.8, 1.0)
         assert portion == pytest.approx(float(share.mean()))
         assert 0 <= float(share.min()) <= float(share.max()) <= 1
 

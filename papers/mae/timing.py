@@ -8,10 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from common.cost import now
+from common.cost import learned, now
 from common.random import generator
 from common.run import Run
-from papers.mae.audit import build, trained
+from papers.mae.audit import build
 from papers.mae.config import Config
 from papers.mae.model import initialise
 
@@ -53,7 +53,7 @@ def step_of(cfg: Config, kind: str, run: Run) -> Callable[[Tensor, Tensor], None
         initialise(model, generator(0, "weights"))
     model.to(run.device)
     learning = [p for p in model.parameters() if p.requires_grad]
-    assert sum(p.numel() for p in learning) == trained(model)
+    assert sum(p.numel() for p in learning) == learned(model)
     optimizer = torch.optim.AdamW(learning, lr=cfg.lr, betas=(0.9, 0.95), weight_decay=cfg.weight_decay, fused=True)
     wrapped = run.wrapped(model)
 

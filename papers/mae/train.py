@@ -6,7 +6,6 @@ if __name__ == "__main__":  # --help and --dry-run answer before torch is loaded
     launch("mae")
 
 import copy
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,13 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.data import images
-from common.data.augment import ImageBatches, normalise
+from common.data.augment import ImageBatches, blend, normalise
 from common.data.batches import Batches
 from common.data.stream import ImageStream
 from common.ema import EMA
 from common.errors import UserError
 from common.metrics import mean_of, mean_over
-from common.optim import decay_groups
+from common.optim import decay_groups, half_cosine
 from common.random import generator, integer
 from common.run import Run
 from papers.mae import data
@@ -221,11 +220,11 @@ def schedule(cfg: Config, epochs: float, warmup_epochs: float, per_epoch: int, f
         epoch = step / per_epoch
         if epoch < warmup_epochs:
             return epoch / warmup_epochs
-        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * (epoch - warmup_epochs) / (epochs - warmup_epochs)))
+        return half_cosine(epoch - warmup_epochs, epochs - warmup_epochs, floor)
 
     def icaruswizard(step: int) -> float:
         epoch = step // per_epoch
-        return min((epoch + 1) / (warmup_epochs + 1e-8), 0.5 * (1 + math.cos(math.pi * epoch / epochs)))
+        return min((epoch + 1) / (warmup_epochs + 1e-8), half_cosine(epoch, epochs))
 
     return code if cfg.dialect == "mae" else icaruswizard
 
@@ -293,7 +292,8 @@ def tuning(cfg: Config, run: Run, source: Whole | Streamed, name: str, encoder: 
             paths = run.share((drawn < keep[:, None]) / keep[:, None]).to(run.device)
         if cfg.tune_augment != "strong":
             return F.cross_entropy(model(x, paths).float(), y)
-        share, portion = data.mixing(cfg.resolution, np.random.default_rng(integer(seed, name, "mix", step)))
+        rng = np.random.default_rng(integer(seed, name, "mix", step))
+        share, portion = blend(cfg.resolution, rng, mixup=0.8, cutmix=1.0)  # Table 9
         logits = model(x + share.to(x.device) * (x.flip(0) - x), paths).float()  # partners: this process's rows
         smooth = [F.cross_entropy(logits, label, label_smoothing=0.1) for label in (y, y.flip(0))]
         return (1 - portion) * smooth[0] + portion * smooth[1]

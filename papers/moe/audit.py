@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 import torch.fx.experimental._config as meta_config
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from common.cost import learned
 from common.errors import UserError
 from common.random import generator
 from papers.moe.config import PRESETS, TABLE_7, TABLE_8, Config
@@ -63,10 +64,6 @@ def build(cfg: Config, vocabulary: int) -> LanguageModel:
     return LanguageModel(vocabulary, cfg.width, cfg.lstm_units, middle, cfg.dropout, cfg.squashed)
 
 
-def parameters(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
 def grouped_flops(x: Any, weight: Any, *_: Any, **__: Any) -> int:
     """Of `grouped_mm`, which torch's counter does not know: every row meets one matrix."""
     return 2 * x[0] * x[1] * weight[2]
@@ -80,7 +77,7 @@ def counts_of(cfg: Config) -> tuple[float, float]:
         mapping = {torch.ops.aten._grouped_mm: grouped_flops}
         with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
             model.hidden(torch.zeros(1, 1, dtype=torch.int64))
-    inner = parameters(model) - parameters(model.embedding) - parameters(model.softmax)
+    inner = learned(model) - learned(model.embedding) - learned(model.softmax)
     return inner / 1e6, counter.get_total_flops() / 2 / 1e6
 
 
@@ -151,8 +148,8 @@ def audit(data_dir: Path | None) -> tuple[dict[str, float], dict[str, str]]:
     for name in TRENDS:
         counts[f"millions/{name}"], counts[f"million_ops/{name}"] = counts_of(PRESETS[name])
     with torch.device("meta"):
-        counts["expert_millions/language"] = parameters(Experts(1, (512, 1024, 512))) / 1e6
-        counts["expert_millions/translation"] = parameters(Experts(1, (512, 2048, 512))) / 1e6
+        counts["expert_millions/language"] = learned(Experts(1, (512, 1024, 512))) / 1e6
+        counts["expert_millions/translation"] = learned(Experts(1, (512, 2048, 512))) / 1e6
     for name, sizes in SWITCHES.items():
         counts[f"billions/{name}"] = t5_parameters(*sizes) / 1e9
     return counts | identities(), {}

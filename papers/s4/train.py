@@ -17,7 +17,7 @@ from common.data.batches import Batches
 from common.errors import UserError
 from common.fit import fit
 from common.metrics import mean_over
-from common.optim import warmup_cosine
+from common.optim import half_cosine, warmup_cosine
 from common.random import generator, integer
 from common.run import Run
 from papers.s4 import data
@@ -88,7 +88,7 @@ def schedule(cfg: Config, per_epoch: int, steps: int, progress: dict[str, Tensor
     if cfg.schedule == "cosine":
         return warmup_cosine(cfg.warmup_steps, steps)
     if cfg.schedule == "epoch-cosine":
-        return lambda step: 0.5 * (1 + math.cos(math.pi * (step // per_epoch) / cfg.epochs))
+        return lambda step: half_cosine(step // per_epoch, cfg.epochs)
     if cfg.schedule == "rsqrt":
         return lambda step: min(1.0, step / cfg.warmup_steps) / math.sqrt(max(step, cfg.warmup_steps))
     return lambda step: PLATEAU_FACTOR ** int(progress["drops"])

@@ -5,7 +5,6 @@ if __name__ == "__main__":  # --help and --dry-run answer before torch is loaded
 
     launch("simclr")
 
-import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from common.data import images
 from common.data.batches import Batches
 from common.errors import UserError
 from common.metrics import mean_over
-from common.optim import Schedule
+from common.optim import Schedule, half_cosine
 from common.run import Run
 from papers.simclr.augment import Style, Views, to_channels_last, to_rows
 from papers.simclr.config import Config
@@ -54,7 +53,7 @@ def schedule(cfg: Config, per_epoch: int) -> Schedule:
             return step / warmup
         if cfg.dialect == "lightly":
             step -= step % per_epoch
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+        return half_cosine(step - warmup, max(1, steps - warmup))
 
     return at
 
@@ -216,7 +215,7 @@ class Linear:
         losses.sum().backward()
         for p in self.probe.parameters():
             p.grad = run.mean(p.grad)  # type: ignore[arg-type]
-        self.optimizer.param_groups[0]["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * step / cfg.linear_steps))
+        self.optimizer.param_groups[0]["lr"] = self.lr * half_cosine(step, cfg.linear_steps)
         self.optimizer.step()
         if step % max(1, cfg.linear_steps // 50) == 0 or step == cfg.linear_steps - 1:
             accuracy = 100 * (logits.detach()[0].argmax(1) == y).float().mean()

@@ -15,6 +15,7 @@ from torch import Tensor
 from common.data.batches import Batches
 from common.errors import UserError
 from common.metrics import mean_over
+from common.optim import half_cosine
 from common.run import Run
 from papers.snn.config import Config
 from papers.snn.data import Data, Split, bernoulli, latencies, load
@@ -62,7 +63,7 @@ def make_optimizer(cfg: Config, net: Network, lr: float) -> torch.optim.Optimize
 def multiplier(cfg: Config, epoch: int) -> float:
     """Of the learning rate."""
     if cfg.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * epoch / cfg.epochs))
+        return half_cosine(epoch, cfg.epochs)
     return 0.1 ** (max(0, epoch - 1) // 40) if cfg.schedule == "tenth-40" else 1.0  # lowered at the end of epoch 40
 
 

@@ -20,7 +20,7 @@ from common.cost import parameters
 from common.data.text import TokenBatches, Windows, bleu, tokenised_bleu
 from common.errors import UserError
 from common.fit import fit
-from common.optim import decay_groups
+from common.optim import decay_groups, half_cosine
 from common.random import generator, integer
 from common.run import Run
 from papers.transformer import analysis, data
@@ -60,7 +60,7 @@ def schedule(cfg: Config, steps: int) -> Callable[[int], float]:
     def cosine(step: int) -> float:  # nanoGPT: down to a tenth
         if step < warm:
             return (step + 1) / (warm + 1)
-        return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+        return half_cosine(step - warm, max(1, steps - warm), floor=0.1)
 
     return {"noam": noam, "inverse-sqrt": inverse_sqrt, "cosine": cosine, "constant": lambda step: 1.0}[cfg.schedule]
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.data.augment import PerSample, pad, windows
+from common.data.augment import PerSample, blend, boxes, pad, windows
 from common.random import generator, integer
 
 OPERATIONS = (
@@ -289,7 +289,7 @@ class Augment:
             x = self.policy(x, index, epoch)
         flip = self.draws.integers("flip", epoch, 2)[index, 0] == 1
         if self.inception:
-            x = resized(x, *boxes(x.shape[1], self.draws.uniform("box", epoch, 4)[index]), self.size)
+            x = resized(x, *boxes(x.shape[1], self.draws.uniform("box", epoch, 4)[index], 0.05), self.size)
             x = torch.where(flip[:, None, None, None], x.flip(2), x)
         else:
             places = self.draws.integers("place", epoch, 2 * self.margin + 1, 2)[index]
@@ -298,14 +298,6 @@ class Augment:
         if self.policy is not None and not self.first:
             x = self.policy(x, index, epoch)
         return x
-
-
-def boxes(side: int, u: Tensor) -> tuple[Tensor, Tensor]:
-    """Corner (y, x) and size (h, w), (b, 2) each: 5 to 100 % of the area, 3/4 to 4/3 as wide as high; u (b, 4)."""
-    area = (0.05 + 0.95 * u[:, 0]) * side**2
-    ratio = torch.exp((2 * u[:, 1] - 1) * math.log(4 / 3))
-    size = torch.stack([(area / ratio).sqrt(), (area * ratio).sqrt()], 1).round().clamp(1, side)
-    return (u[:, 2:] * (side - size + 1)).floor(), size
 
 
 def resized(x: Tensor, corner: Tensor, size: Tensor, to: int) -> Tensor:
@@ -330,13 +322,6 @@ def mixing(b: int, side: int, seed: int, step: int, mixup: float, cutmix: float)
 
     Mixup blends by a Beta(mixup, mixup) share, cutmix pastes a square of that share; with both set, a coin decides.
     """
-    rng = np.random.default_rng(integer(seed, "mix", step))
+    share, portion = blend(side, np.random.default_rng(integer(seed, "mix", step)), mixup, cutmix)
     partner = torch.randperm(b, generator=generator(seed, "partner", step))
-    if cutmix and (not mixup or rng.random() < 0.5):
-        half = side * math.sqrt(1 - rng.beta(cutmix, cutmix)) / 2
-        (y0, y1), (x0, x1) = ((max(0, int(c - half)), min(side, int(c + half))) for c in rng.uniform(0, side, 2))
-        share = torch.zeros(side, side)
-        share[y0:y1, x0:x1] = 1.0
-    else:
-        share = torch.full((side, side), 1 - rng.beta(mixup, mixup))
-    return partner, share, float(share.mean())
+    return partner, share, portion

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from PIL import ImageEnhance, ImageOps
 
 from common.cli import launch
-from common.data.augment import PerSample
+from common.data.augment import PerSample, boxes
 from common.errors import UserError
 from common.records import read
 from papers.vit import analysis, weights
 from papers.vit.audit import audit, build
-from papers.vit.augment import OP, Augment, AutoAugment, RandAugment, apply, boxes, mixing, resized
+from papers.vit.augment import OP, Augment, AutoAugment, RandAugment, apply, mixing, resized
 from papers.vit.config import PRESETS, Config, shape
 from papers.vit.model import ResidualUnit, StdConv, ViT, interpolated, same
 from papers.vit.train import cross_entropy, schedule
@@ -357,7 +357,7 @@ def test_randaugment_at_14_turns_translated_pictures_black() -> None:
 
 
 def test_inception_crop_and_resize() -> None:
-    corner, size = boxes(32, torch.rand(500, 4))
+    corner, size = boxes(32, torch.rand(500, 4), 0.05)
     assert ((corner >= 0) & (corner + size <= 32)).all()
     x = torch.from_numpy(pictures())
     whole = torch.full((18, 2), 32.0)
