@@ -72,7 +72,7 @@ class Schedule:
         faded = max(0, within - self.stable) / self.fade if self.fade else 0.0
         place = min(self.start + grown + faded, self.stages - 1)
         stage = math.ceil(place)
-        size, lr = (values[min(stage, len(values) - 1)] for values in (self.batch_sizes, self.lrs))
+        size, lr = self.batch_sizes[: stage + 1][-1], self.lrs[: stage + 1][-1]
         return Now(stage, float(stage - place), size, lr, 2 * stage - (stage > place))
 
     def step_at(self, images: int) -> int:
