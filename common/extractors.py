@@ -104,10 +104,16 @@ class Trained:
         return features, logits.softmax(1)
 
 
-def classifier(run: Run, dataset: str, folder: Path = RUNS / "judges") -> Trained:
-    """The classifier of a labelled image set, trained now if this machine has none yet; noted in the run's record."""
+def classifier(
+    run: Run, dataset: str, folder: Path = RUNS / "judges", data: images.Images | None = None
+) -> Trained:  # fmt: skip
+    """The classifier of a labelled image set, trained now if this machine has none yet; noted in the run's record.
+
+    Args:
+        data: the set itself, where a paper draws it; else it is read by its name.
+    """
     recipe = next((recipe for part, recipe in RECIPES.items() if part in dataset), Recipe())
-    data = images.load(dataset, run.data_dir)
+    data = data or images.load(dataset, run.data_dir)
     made_of = json.dumps([dataclasses.asdict(recipe), data.fingerprint])
     name = f"{dataset.split('/')[-1]}_classifier_{hashlib.sha256(made_of.encode()).hexdigest()[:8]}"
     home = folder / f"{name}-torch{torch.__version__}-{platform.machine()}"

@@ -16,11 +16,12 @@ from common.cli import launch
 from common.data import images
 from common.judging import Nearest
 from common.records import read
+from common.svm import l2_svm
 from papers.dcgan import model as nets
 from papers.dcgan.audit import audit
 from papers.dcgan.config import PRESETS, Config
 from papers.dcgan.data import Minibatches, latents, levels, split
-from papers.dcgan.features import fix_statistics, l2_svm, protocol
+from papers.dcgan.features import fix_statistics, protocol
 from papers.dcgan.sample import Sampler, slope_of_ink
 from papers.dcgan.train import build, decay, real
 
