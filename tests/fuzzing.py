@@ -65,14 +65,15 @@ def damaged(text: bytes, rng: random.Random) -> bytes:
     """A text with one to four wounds."""
     for _ in range(rng.randint(1, 4)):
         a, b = sorted(rng.randint(0, len(text)) for _ in range(2))
+        salt, byte = rng.choice(SALT), bytes([rng.randrange(256)])
         text = rng.choice((
-            lambda: text[:a],
-            lambda: text[:a] + text[b:],
-            lambda: text[:a] + rng.choice(SALT) + text[a:],
-            lambda: text[:a] + rng.choice(SALT) + text[min(len(text), a + rng.randint(1, 9)) :],
-            lambda: text[:b] + text[a:],
-            lambda: text[:a] + bytes([rng.randrange(256)]) + text[a + 1 :],
-        ))()  # fmt: skip
+            text[:a],
+            text[:a] + text[b:],
+            text[:a] + salt + text[a:],
+            text[:a] + salt + text[a + rng.randint(1, 9) :],
+            text[:b] + text[a:],
+            text[:a] + byte + text[a + 1 :],
+        ))  # fmt: skip
         text = text[:200_000]
     return text
 

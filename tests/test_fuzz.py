@@ -1,4 +1,4 @@
-"""Damaged and made-up input is accepted or refused with one line: the quick version of `tests/fuzzing.py`, and a million."""
+"""Damaged and made-up input is accepted or refused: the quick version of `tests/fuzzing.py`, and a million."""
 
 import json
 from pathlib import Path
