@@ -18,7 +18,7 @@ def test_some_inputs() -> None:
     assert sum(done.values()) > 4_990
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_million_inputs() -> None:
     done = fuzz(1_000_000, 1)
     assert sum(done.values()) - done["refused"] == 1_000_000

@@ -26,7 +26,7 @@ def test_kills_of_a_shared_batch_and_of_sharded_seeds() -> None:
     assert sum(trial["with a checkpoint there"] for trial in trials)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_hundred_kills_of_ten_papers() -> None:
     trials = killed("--kills", "200")
     assert count(trials) == 200
