@@ -210,7 +210,7 @@ def load(paper: str) -> PaperClaims:
         raise UserError(f"unknown paper {paper!r}{nearest(paper, paper_names())} (`repro list` names all)")
     try:
         return PaperClaims.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValidationError) as error:
+    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, not the schema; numbers or nesting without end
         first = error.errors()[0] if isinstance(error, ValidationError) else None
         said = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error)
         raise UserError(f"papers/{paper}/claims.toml is not valid: {said}") from None

@@ -175,12 +175,14 @@ def saved_run(folder: Path) -> dict[str, Any]:
     """
     try:
         saved = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        saved["paper"], saved["argv"], saved["processes"]
+        words, _ = saved["argv"], (saved["paper"], saved["processes"])
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise TypeError
     except FileNotFoundError:
         raise UserError(
             f"--resume {folder}: no run there (run.json is missing); name the folder the run printed"
         ) from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"--resume {folder}: run.json is damaged, the run cannot be resumed from it") from None
     return saved
 
@@ -208,7 +210,7 @@ def describe(command: Command) -> str:
 def fail(message: str, code: int = 2) -> NoReturn:
     """One line on standard error, from the main process alone, and a non-zero exit."""
     if int(os.environ.get("RANK", "0")) == 0:
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        print(f"error: {' '.join(message.splitlines())}", file=sys.stderr, flush=True)  # a value may hold several
     sys.exit(code)
 
 

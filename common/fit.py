@@ -34,6 +34,10 @@ def fit(
         log_every: updates between log lines; values are fetched from the device only then.
         state: further objects that change during training (an EMA, say), for the checkpoint.
         after_step: called with the step after its update (EMA, evaluation during training).
+
+    Raises:
+        UserError: the loss or a gradient is not finite. Looked at before every update on a CPU, at log steps on a GPU,
+            which would otherwise wait for each update.
     """
     model.to(run.device)
     wrapped = run.wrapped(model)
@@ -47,6 +51,8 @@ def fit(
         value, shown = loss(wrapped, batch(step), step)
         optimizer.zero_grad(set_to_none=True)
         run.accelerator.backward(value)
+        if run.device.type == "cpu" or step % log_every == 0:
+            _stop_unless_finite(run, step, value.detach(), model, optimizer)
         if clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
         optimizer.step()
@@ -56,3 +62,17 @@ def fit(
         if step % log_every == 0 or step == steps - 1:
             run.log(step, **{name: run.mean(v.detach()) for name, v in shown.items()})
     return model
+
+
+def _stop_unless_finite(
+    run: Run, step: int, loss: torch.Tensor, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """End the run, with records that say so, where the loss or a gradient of any process is not finite."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    largest = torch.nn.utils.get_total_norm(gradients, torch.inf)
+    bad = torch.stack([~loss.isfinite().all(), ~largest.isfinite()]).double()
+    bad_loss, bad_gradient = run.mean(bad).tolist()  # all processes stop, or none
+    if bad_loss or bad_gradient:
+        what = "the loss" if bad_loss else "a gradient"
+        rates = ", ".join(dict.fromkeys(f"{group['lr']:.6g}" for group in optimizer.param_groups))
+        run.diverge(step, f"{what} is not finite (learning rate {rates})")

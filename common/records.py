@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -43,7 +43,9 @@ class Record(BaseModel):
     deviations: dict[str, list[str]] = Field(description="claim id -> deviations, as computed when the run ended")
     metrics: dict[str, float | None] = Field(description="final metrics; null where it came out non-finite")
     curves: dict[str, list[list[float | None]]] = Field(description="metric -> [[step, ...], [value, ...]], thinned")
-    pictures: dict[str, Picture] = Field(default={}, description="name -> a picture that lies beside the record")
+    pictures: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")], Picture] = Field(
+        default={}, description="name -> a picture that lies beside the record"
+    )
     data: dict[str, str] = Field(description="data set -> fingerprint of what was really read")
     commit: str
     dirty: bool | None = Field(description="whether the sources this run used differed from the commit")

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -189,6 +189,30 @@ class Run:
         if len(metrics) != len(self.seeds):
             raise ValueError(f"{len(metrics)} metrics for {len(self.seeds)} seeds")
         self._save()
+        return self._leave(metrics)
+
+    def diverge(self, step: int, what: str) -> NoReturn:
+        """End a run that numbers have spoilt: its records say so, and its state is not saved over the last good one.
+
+        Args:
+            step: the update that was not made. Its batch is a function of seed and step, so it can be drawn again.
+            what: what went wrong.
+
+        Raises:
+            UserError: always.
+        """
+        preset = self.command.preset
+        sides = [side for claim in claims.load(self.command.paper).claim for side in claim.measured_by()]
+        lost = dict.fromkeys([side.metric for side in sides if preset in side.presets] or ["loss"], math.nan)
+        self._leave([lost] * len(self.seeds))
+        kept = f"{self._checkpoints} at step {self._saved_step}" if self._saved_step > 0 else "none yet"
+        raise UserError(
+            f"{what} at step {step}, in batch {step} of seed {format_seeds(self.seeds)}; the update was not made; "
+            f"last checkpoint: {kept}; the record says diverged"
+        )
+
+    def _leave(self, metrics: Sequence[Mapping[str, float]]) -> list[records.Record]:
+        """Write one record per seed of `self.seeds`, and say so."""
         seconds = self._seconds_before + time.monotonic() - self._begun
         curves = self._curves()
         mine: list[dict[str, Any]] = [

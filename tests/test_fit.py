@@ -1,20 +1,27 @@
 """The plain loop: learns, resumes bit for bit, and writes what it logged."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
 
+from common.claims import load
 from common.cli import parse
 from common.data.batches import Batches
 from common.ema import EMA
+from common.errors import UserError
 from common.fit import fit
 from common.optim import warmup_cosine
+from common.paths import ROOT
 from common.records import PICTURE_BYTES, read
 from common.run import Run
+from tools.verdicts import judge
 
 STEPS = 30
+PRESET = "table2-gcn-cora"
 
 
 def train(folder: Path, stop_at: int | None = None) -> tuple[torch.nn.Module, EMA, Run]:
@@ -87,3 +94,70 @@ def test_a_metric_that_is_not_finite_is_a_record_too(tmp_path: Path) -> None:
     (record,) = run.finish([{"loss": float("nan"), "accuracy": 3.0}])
     assert record.status == "diverged"
     assert record.metrics == {"loss": None, "accuracy": 3.0}
+
+
+@pytest.mark.parametrize("bad", ["loss", "gradient"])
+def test_numbers_that_go_bad_stop_the_run_before_they_reach_the_weights(bad: str, tmp_path: Path) -> None:
+    run = Run(parse("gcn", ["--preset", "smoke", "--checkpoint-minutes", "0"]), Accelerator(cpu=True),
+              "single", [3], tmp_path)  # fmt: skip
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.ones_(model.weight)
+
+    def loss(model, batch, step):  # type: ignore[no-untyped-def]
+        value = model(torch.ones(1)).sum()
+        if step == 4:  # the gradient of a square root is infinite at 0, its value is not
+            value = value * torch.nan if bad == "loss" else (value - value.detach()).sqrt()
+        return value, {"loss": value}
+
+    with pytest.raises(UserError) as stop:
+        fit(run, model, torch.optim.SGD(model.parameters(), lr=0.125), lambda step: None, loss, 9, log_every=1)
+    said = str(stop.value)
+    assert said.startswith(f"{'the loss' if bad == 'loss' else 'a gradient'} is not finite (learning rate 0.125)")
+    assert "at step 4, in batch 4 of seed 3; the update was not made; last checkpoint: " in said
+    assert said.endswith("checkpoints at step 4; the record says diverged")
+    assert model.weight.item() == 0.5
+    (path,) = (tmp_path / "records").glob("*.json")
+    record = read(path)
+    assert record.status == "diverged"
+    assert record.metrics == {"loss": None}
+    assert len(record.curves["loss"][0]) == 4
+
+
+FLUSHED = """
+import sys
+import torch
+import papers.gcn.train
+from common.cli import launch
+
+def products(cfg, run):
+    torch.set_num_threads(4)
+    x = torch.full((1 << 20,), 1e-37, requires_grad=True)  # spread over all threads; 1e-39 is no normal float32
+    y = torch.ones(1 << 20, requires_grad=True)
+    (y * 1e-37 * 0.01).sum().backward()
+    assert not (0.01 * x).any()
+    assert not y.grad.any()
+    assert (x + y.grad).all()
+
+papers.gcn.train.train = products
+launch("gcn", ["--preset", "smoke", "--device", "cpu", "--output-dir", sys.argv[1]])
+"""
+
+
+def test_values_below_the_smallest_normal_number_are_zero_in_every_thread_of_a_run(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FLUSHED, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_diverged_run_is_a_run_of_its_claims(tmp_path: Path) -> None:
+    command = parse("gcn", ["--preset", PRESET])
+    with pytest.raises(UserError, match=r"last checkpoint: none yet; the record says diverged$"):
+        Run(command, Accelerator(cpu=True), "single", [0], tmp_path).diverge(0, "the loss is not finite")
+    (record,) = (read(path) for path in tmp_path.glob("records/*.json"))
+    spoken = [c for c in load("gcn").claim if any(PRESET in side.presets for side in c.measured_by())]
+    assert spoken
+    assert record.claims == [claim.id for claim in spoken]
+    assert {side.metric for c in spoken for side in c.measured_by() if PRESET in side.presets} == record.metrics.keys()
+    assert set(record.metrics.values()) == {None}
+    for claim in spoken:
+        verdict = judge(claim, [record])
+        assert all(side.failed == side.runs == 1 for side in verdict.sides if side.runs)
