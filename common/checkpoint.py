@@ -108,11 +108,7 @@ def load(folder: Path, state: Any) -> tuple[int, float]:
     damaged = []
     for candidate in _newest_first(folder):
         try:
-            manifest = json.loads((candidate / "manifest.json").read_text(encoding="utf-8"))
-            step, seconds, files = manifest["step"], manifest["seconds"], manifest["files"]
-            for name, digest in files.items():
-                if _sha256(candidate / name) != digest:
-                    raise ValueError(f"{name} does not have the hash that was written")
+            step, seconds = _verified(candidate)
             saved = _interned(torch.load(candidate / "state.pt", weights_only=True, map_location="cpu"))
         except (
             OSError,
@@ -132,6 +128,24 @@ def load(folder: Path, state: Any) -> tuple[int, float]:
     if damaged:
         raise UserError(f"no intact checkpoint in {folder} ({damaged[0]}); start the run anew")
     return 0, 0.0
+
+
+def _verified(candidate: Path) -> tuple[int, float]:
+    """(step, seconds) of a checkpoint whose files are those that were written; some error otherwise."""
+    manifest = json.loads((candidate / "manifest.json").read_text(encoding="utf-8"))
+    for name in {"state.pt", *manifest["files"]}:
+        if _sha256(candidate / name) != manifest["files"][name]:
+            raise ValueError(f"{name} does not have the hash that was written")
+    return int(manifest["step"]), float(manifest["seconds"])
+
+
+def intact(candidate: Path) -> bool:
+    """Whether a checkpoint is whole."""
+    try:
+        _verified(candidate)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return True
 
 
 def _interned(saved: Any) -> Any:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from common.claims import as_config, deviations, load, nearest, presets
-from common.errors import UserError
-from common.paths import data_dir
+from common.errors import STOPPED, Stopped, UserError
+from common.paths import RUNS, data_dir
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Options:
 
     preset: str = "laptop"  # the named configuration to start from
     seed: str = "0"  # one seed, or several: 0-19 or 0,3,5-7
-    resume: str | None = None  # a run's folder: go on from its newest intact checkpoint
+    resume: str | None = None  # a run's folder: go on from its newest intact checkpoint; auto: find it, else start anew
     data_dir: str | None = None  # local mirror of the data sets (default: $PAPERS_DATA, else the Hub)
     output_dir: str | None = None  # the run's own folder (default: runs/<paper>/<preset>-...)
     device: Literal["auto", "cpu", "cuda"] = "auto"  # where to compute
@@ -118,7 +118,8 @@ def parse(paper: str, argv: list[str]) -> Command:
             )
 
     resume = _value_of("--resume", argv)
-    if resume is not None:
+    automatic = resume == "auto"
+    if resume is not None and not automatic:
         changed = sorted(set(flags) & ({*fields} | {"preset", "seed", "output_dir", "precision", "compile"}))
         if changed:
             raise UserError(f"a resumed run keeps its configuration: leave out {_flag(changed[0])}, or start a new run")
@@ -150,8 +151,39 @@ def parse(paper: str, argv: list[str]) -> Command:
         raise
     chosen, base = as_config(parsed.config), as_config(known_presets[preset])
     overrides = {name: value for name, value in chosen.items() if value != base[name]}
-    run_options = dataclasses.replace(parsed.run, output_dir=resume or parsed.run.output_dir)
-    return Command(paper, preset, overrides, parsed.config, parse_seeds(run_options.seed), run_options)
+    seeds = parse_seeds(parsed.run.seed)
+    if automatic:
+        found = _newest_run(paper, preset, chosen, seeds, parsed.run.output_dir)
+        resume = str(found) if found else None
+    run_options = dataclasses.replace(parsed.run, resume=resume, output_dir=resume or parsed.run.output_dir)
+    return Command(paper, preset, overrides, parsed.config, seeds, run_options)
+
+
+def _newest_run(
+    paper: str, preset: str, config: dict[str, Any], seeds: tuple[int, ...], output_dir: str | None
+) -> Path | None:
+    """The run of the same paper, preset, configuration, seeds and processes with the newest intact checkpoint, if any.
+
+    Only `output_dir` is looked at where it is given. Folders whose every checkpoint is damaged are passed over aloud.
+    """
+    from common.checkpoint import intact
+
+    wanted = {"paper": paper, "preset": preset, "config": config, "seeds": format_seeds(seeds)}
+    wanted["processes"] = int(os.environ.get("WORLD_SIZE", "1"))
+    found: list[tuple[float, Path]] = []
+    for file in [Path(output_dir) / "run.json"] if output_dir else (RUNS / paper).glob("*/run.json"):
+        try:
+            saved = saved_run(file.parent)
+        except UserError:
+            continue
+        if {name: saved.get(name) for name in wanted} == wanted:
+            checkpoints = sorted(file.parent.glob("**/checkpoints*/step-*"), reverse=True)
+            whole = [path for path in checkpoints if intact(path)]
+            if whole or output_dir:
+                found.append((max((path.stat().st_mtime for path in whole), default=0.0), file.parent))
+            elif checkpoints and int(os.environ.get("RANK", "0")) == 0:
+                print(f"{file.parent}: every checkpoint is damaged, passed over", file=sys.stderr)
+    return max(found)[1] if found else None
 
 
 def _first_sentence(box: str) -> str:
@@ -229,6 +261,8 @@ def launch(paper: str, argv: list[str] | None = None) -> NoReturn:
         execute(command, argv, module.train, module.SEEDS)
     except UserError as error:
         fail(str(error))
+    except Stopped:
+        sys.exit(STOPPED)
     except KeyboardInterrupt:
         fail("interrupted", 130)
     sys.exit(0)

@@ -5,10 +5,12 @@ two steps is in the state handed to `run.steps`; whatever is random is a pure fu
 `common.random`. Then a resumed run equals an uninterrupted one bit for bit.
 """
 
+import contextlib
 import hashlib
 import json
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,14 +26,45 @@ from accelerate.utils import (
     broadcast_object_list,
     gather_object,
 )
+from filelock import FileLock, Timeout
 
 from common import checkpoint, claims, machine, records
 from common.cli import Command, format_seeds, saved_run
-from common.errors import UserError
+from common.errors import STOPPED, Stopped, UserError
 from common.paths import RUNS
 from common.progress import Progress
 
 Mode = Literal["sharded", "stacked", "single"]
+
+
+class _Signals:
+    """SIGTERM and SIGUSR1 (SLURM's warning): noted while a loop runs, which stops at its next step; at other times
+    there is nothing to save, and they end the process where it is."""
+
+    def __init__(self) -> None:
+        self.asked = ""
+        self.in_loop = False
+        self._before: dict[int, Any] = {}
+
+    def listen(self) -> None:
+        self.asked, self.in_loop = "", False
+        with contextlib.suppress(ValueError):  # only a main thread hears signals
+            for name in ("SIGTERM", "SIGUSR1"):
+                if hasattr(signal, name):
+                    number = getattr(signal, name)
+                    self._before[number] = signal.signal(number, self._hear)
+
+    def leave(self) -> None:
+        while self._before:
+            signal.signal(*self._before.popitem())
+
+    def _hear(self, number: int, frame: object) -> None:
+        self.asked = self.asked or signal.Signals(number).name
+        if not self.in_loop:
+            raise Stopped(f"stopped by {self.asked} outside the training loop")
+
+
+SIGNALS = _Signals()
 
 
 class Run:
@@ -135,6 +168,7 @@ class Run:
 
         Raises:
             UserError: asked to compile or for another precision, and the model is not `wrapped`.
+            Stopped: a signal asked for it; the state is saved.
         """
         if not self._wrapped and (self.command.options.compile or self.accelerator.mixed_precision != "no"):
             raise UserError(f"{self.command.paper} trains in its own way: leave out --compile and --precision")
@@ -144,6 +178,7 @@ class Run:
         self._truncate_log(start)
         self._progress = Progress(total, start, shown=self.main)
         self._begun = last = time.monotonic()
+        SIGNALS.in_loop = True
         try:
             for step in range(start, total):
                 yield step
@@ -153,8 +188,22 @@ class Run:
                 if self._step % every == 0 if every else now - last >= self.command.options.checkpoint_minutes * 60:
                     self._save()
                     last = now
+                if self._asked_to_stop():
+                    self._save()
+                    if self.part[1] > 1:
+                        self.accelerator.wait_for_everyone()  # the first to leave would have the others ended
+                    raise Stopped(f"stopped by {SIGNALS.asked or 'a signal'} after step {step}, and saved")
+            self._save()  # what follows may take long, and may change the state
         finally:
+            SIGNALS.in_loop = False
             self._progress.close()
+
+    def _asked_to_stop(self) -> bool:
+        """Whether a process that shares the batch has been asked: all of them stop after the same step."""
+        if self.part[1] == 1:
+            return bool(SIGNALS.asked)
+        asked = torch.tensor(float(bool(SIGNALS.asked)), device=self.device)
+        return bool(self.accelerator.reduce(asked, reduction="sum") > 0)
 
     def log(self, step: int, **values: Any) -> None:
         """Append one line to the log: floats, or one value per seed. Learning curves are read from here."""
@@ -359,8 +408,10 @@ def execute(command: Command, argv: Sequence[str], train: Callable[[Any, Run], N
             f"{world} processes were launched but accelerate joined {accelerator.num_processes}; "
             "without a GPU set ACCELERATE_USE_CPU=true"
         )
+    folder, lock = None, None
     try:
-        folder = _folder(command, argv, accelerator)
+        SIGNALS.listen()
+        folder, lock = _folder(command, argv, accelerator)
         groups = [command.seeds] if mode != "single" else [(seed,) for seed in command.seeds]
         for seeds in groups:
             part = folder if len(groups) == 1 else folder / f"seed-{seeds[0]}"
@@ -382,12 +433,19 @@ def execute(command: Command, argv: Sequence[str], train: Callable[[Any, Run], N
             time.sleep(3)
             os.environ["RANK"] = "0"
         raise
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped) as stop:
         if accelerator.is_main_process:
-            print(f"\ngo on with: python -m papers.{command.paper}.train --resume {folder}", file=sys.stderr)
+            said = str(stop) or "interrupted"
+            print(f"\n{said}; go on with: python -m papers.{command.paper}.train --resume {folder}", file=sys.stderr)
+        if isinstance(stop, Stopped) and accelerator.num_processes > 1:
+            _exit(STOPPED)
         raise
     else:
         leave(accelerator)
+    finally:
+        SIGNALS.leave()
+        if lock is not None:
+            lock.release()
 
 
 def leave(accelerator: Accelerator) -> None:
@@ -400,13 +458,21 @@ def leave(accelerator: Accelerator) -> None:
     accelerator.wait_for_everyone()
     accelerator.end_training()
     if accelerator.num_processes > 1:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+        _exit(0)
 
 
-def _folder(command: Command, argv: Sequence[str], accelerator: Accelerator) -> Path:
-    """The run's folder, made by the main process and known to all."""
+def _exit(code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _folder(command: Command, argv: Sequence[str], accelerator: Accelerator) -> tuple[Path, FileLock | None]:
+    """The run's folder, made and locked by the main process and known to all.
+
+    Raises:
+        UserError: it cannot be written, holds another run, or a living process trains in it.
+    """
     options = command.options
     if options.resume:
         saved = saved_run(Path(options.resume))
@@ -415,28 +481,36 @@ def _folder(command: Command, argv: Sequence[str], accelerator: Accelerator) -> 
                 f"{options.resume} was started by {saved['processes']} process(es); resume it with as many "
                 f"(now {accelerator.num_processes})"
             )
-        return Path(options.resume).resolve()
     told: list[Any] = [None]
+    lock = None
     if accelerator.is_main_process:
         now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         name = f"{command.preset}-s{format_seeds(command.seeds).replace(',', '+')[:40]}-{now}-{os.getpid()}"
-        folder = Path(options.output_dir).resolve() if options.output_dir else RUNS / command.paper / name
-        if (folder / "run.json").exists():
-            told = [f"{folder} already holds a run; go on with --resume {folder}, or choose another --output-dir"]
-        else:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
+        given = options.resume or options.output_dir
+        folder = Path(given).resolve() if given else RUNS / command.paper / name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / ".lock", blocking=False)
+            lock.acquire()
+            if options.resume:
+                told = [folder]
+            elif (folder / "run.json").exists():
+                told = [f"{folder} already holds a run; go on with --resume {folder}, or choose another --output-dir"]
+            else:
                 saved = {"paper": command.paper, "argv": list(argv), "processes": accelerator.num_processes}
+                saved |= {"preset": command.preset, "seeds": format_seeds(command.seeds)}
                 saved["config"] = claims.as_config(command.config)
                 records.write_atomically(folder / "run.json", json.dumps(saved, indent=1) + "\n")
                 told = [folder]
-            except OSError as error:
-                told = [f"the run's folder cannot be written: {error}; choose another --output-dir"]
+        except Timeout:
+            told = [f"another process trains in {folder}; wait for it, or choose another --output-dir"]
+        except OSError as error:
+            told = [f"the run's folder cannot be written: {error}; choose another --output-dir"]
     if accelerator.num_processes > 1:
         broadcast_object_list(told)
     if isinstance(told[0], str):
         raise UserError(told[0])
-    return told[0]
+    return told[0], lock
 
 
 def _numbers(value: Any) -> Any:

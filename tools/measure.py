@@ -4,6 +4,7 @@ import importlib
 import math
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from typing import Any
 from common.claims import Claim, Data, Side, config_differences, deviations, load, presets
 from common.cli import format_seeds, parse
 from common.data import hub
-from common.errors import UserError
+from common.errors import STOPPED, UserError
 from common.paths import ROOT, RUNS, data_dir, paper_names
 from common.records import Record, accept, load_all, read
 from tools.rows import judge_paper, runnable
@@ -98,15 +99,21 @@ def run(paper: str, preset: str, seeds: list[int], way: Way) -> list[Record]:
     command += [*(["--data-dir", way.mirror] if way.mirror else []), *way.fields]
     print(f"{paper} {preset}: seeds {format_seeds(seeds)}", file=sys.stderr, flush=True)
     # The script speaks on standard error (2): standard output belongs to the table, or the JSON, of `repro`.
-    code = subprocess.run(command, cwd=ROOT, stdout=2).returncode
+    with subprocess.Popen(command, cwd=ROOT, stdout=2) as process:
+        before = signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))  # it saves, and stops
+        try:
+            code = process.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
     if code:
         if not list(folder.glob("**/step-*")):
             shutil.rmtree(folder, ignore_errors=True)
             sys.exit(code)  # its own message says why
-        raise UserError(
-            f"the run of {preset} ended early (exit {code}); go on with "
-            f"python -m papers.{paper}.train --resume {folder}"
-        )
+        again = f"python -m papers.{paper}.train --resume {folder}"
+        if code == STOPPED:
+            print(f"the run of {preset} was asked to stop; go on with {again}", file=sys.stderr)
+            sys.exit(STOPPED)
+        raise UserError(f"the run of {preset} ended early (exit {code}); go on with {again}")
     return [read(path) for path in sorted(folder.glob("**/records/*.json"))]
 
 
