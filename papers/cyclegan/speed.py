@@ -84,9 +84,7 @@ def plain() -> Step:
 
 
 def official() -> Step:
-    path = checkout(
-        "pytorch-CycleGAN-and-pix2pix", "https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix"
-    )
+    path = checkout("pytorch-CycleGAN-and-pix2pix", "https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix")
     networks = module_at(path / "models" / "networks.py", "official_networks")
     norm = partial(nn.InstanceNorm2d, affine=False, track_running_stats=False)
     makers = [networks.ResnetGenerator(3, 3, WIDTH, norm_layer=norm, n_blocks=BLOCKS) for _ in range(2)]

@@ -133,7 +133,10 @@ def plain_colours() -> Step:
 
 CASES = {
     "mnist": Case(
-        f"the conditional nets of 28x28, batch {BATCH}, an update of each, Adam", ours, {"torch.nn": Peer("torch", plain)}, "adam"
+        f"the conditional nets of 28x28, batch {BATCH}, an update of each, Adam",
+        ours,
+        {"torch.nn": Peer("torch", plain)},
+        "adam",
     ),
     "cifar10": Case(
         f"the nets of 32x32, width {COLOURS.width}, batch {BATCH}, an update of each, Adam",

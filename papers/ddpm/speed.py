@@ -1,5 +1,7 @@
 """A training step of the CIFAR-10 U-Net, and a network evaluation of sampling, beside diffusers' UNet2DModel."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,7 +36,7 @@ def ours(side: int = 32) -> Step:
     return Step(run, step.parameters)
 
 
-def unet() -> nn.Module:
+def unet() -> Any:
     """diffusers' net of google/ddpm-cifar10-32, with the paper's dropout."""
     from diffusers import UNet2DModel
 
@@ -51,7 +53,8 @@ def theirs() -> Step:
     from diffusers import DDPMScheduler
     from diffusers.training_utils import EMAModel
 
-    model, scheduler, (x0, t, eps) = unet(), DDPMScheduler(), drawn()
+    model, (x0, t, eps) = unet(), drawn()
+    scheduler: Any = DDPMScheduler()
     ema = EMAModel(model.parameters(), 0.9999)
     optimizer = torch.optim.Adam(model.parameters(), 2e-4)
     step = training(model, optimizer, lambda: F.mse_loss(model(scheduler.add_noise(x0, eps, t), t).sample, eps))

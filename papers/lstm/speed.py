@@ -1,5 +1,6 @@
 """Online learning, an update a sequence, beside torch.nn.LSTM and a loop in plain torch; growth with the length."""
 
+import itertools
 from dataclasses import replace
 
 import torch
@@ -35,7 +36,7 @@ def dense(cfg: Config) -> list[tuple[Tensor, Tensor]]:
     s, made = trial.train_data.read(0, SEQUENCES)
     starts = s.start[: made + 1]
     return [(torch.rand(1, int(b - a), trial.shape.inputs), torch.rand(1, trial.shape.outputs))
-            for a, b in zip(starts[:-1], starts[1:], strict=True)]  # fmt: skip
+            for a, b in itertools.pairwise(starts)]  # fmt: skip
 
 
 def online(model: nn.Module, cfg: Config) -> Step:

@@ -37,7 +37,8 @@ def transformers() -> Step:
     """With Figure 5's stride in the first layer of a bottleneck."""
     from transformers import ResNetConfig, ResNetForImageClassification
 
-    net = ResNetForImageClassification(ResNetConfig(num_labels=1000, downsample_in_bottleneck=True))
+    config = ResNetConfig(num_labels=1000, downsample_in_bottleneck=True)  # type: ignore[call-arg]
+    net = ResNetForImageClassification(config)
     x, y = batch(LARGE_BATCH, 224, 1000)
     return training(net, momentum(net, False), lambda: F.cross_entropy(net(x).logits, y))
 

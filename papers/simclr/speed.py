@@ -47,7 +47,7 @@ def plain_net() -> nn.Module:
     for _ in range(CFG.head_layers - 1):
         layers += [nn.Linear(c, c, bias=False), nn.BatchNorm1d(c), nn.ReLU()]
     layers += [nn.Linear(c, CFG.projection, bias=False), nn.BatchNorm1d(CFG.projection)]
-    layers[-1].bias.requires_grad_(False)  # type: ignore[union-attr]
+    layers[-1].bias.requires_grad_(False)
     return nn.Sequential(*layers)
 
 

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,7 +41,7 @@ def snntorch(synaptic: bool) -> Step:
     y, slope = torch.randint(CLASSES, (BATCH,)), surrogate.fast_sigmoid(slope=10)
     one, two = nn.Linear(INPUTS, UNITS, bias=False), nn.Linear(UNITS, CLASSES, bias=False)
 
-    def neuron(decay: float, reset: str) -> nn.Module:
+    def neuron(decay: float, reset: str) -> Any:
         if synaptic:
             return snn.Synaptic(CFG.decay_syn, decay, spike_grad=slope, reset_mechanism=reset)
         return snn.Leaky(decay, spike_grad=slope, reset_mechanism=reset)
@@ -48,7 +50,7 @@ def snntorch(synaptic: bool) -> Step:
     modules = nn.ModuleList([one, two, hidden, readout])
 
     def loss() -> Tensor:
-        a, b = ((m.reset_mem() for m in (hidden, readout)))
+        a, b = (m.reset_mem() for m in (hidden, readout))
         a, b = (v if isinstance(v, tuple) else (v,) for v in (a, b))
         potentials = []
         for x in train.unbind(1):

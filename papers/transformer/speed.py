@@ -78,17 +78,20 @@ def marian() -> Step:
         )
     ).train()  # fmt: skip
     source, x, y = tokens()
-    return training(
-        model, adam(model), lambda: smoothed(model(source, decoder_input_ids=x, use_cache=False).logits, y)
-    )
+    return training(model, adam(model), lambda: smoothed(model(source, decoder_input_ids=x, use_cache=False).logits, y))
 
 
 def x_transformers() -> Step:
     from x_transformers import XTransformer
 
-    sizes = {"depth": CFG.layers, "heads": CFG.heads, "num_tokens": VOCABULARY, "max_seq_len": LENGTH + 1}
-    sizes |= {"layer_dropout": 0.0, "ff_dropout": CFG.dropout, "emb_dropout": CFG.dropout, "attn_flash": True}
-    both = {f"{side}_{name}": value for side in ("enc", "dec") for name, value in sizes.items() if name != "layer_dropout"}
+    sizes: dict[str, float] = {
+        "depth": CFG.layers,
+        "heads": CFG.heads,
+        "num_tokens": VOCABULARY,
+        "max_seq_len": LENGTH + 1,
+    }
+    sizes |= {"ff_dropout": CFG.dropout, "emb_dropout": CFG.dropout, "attn_flash": True}
+    both = {f"{side}_{name}": value for side in ("enc", "dec") for name, value in sizes.items()}
     model = XTransformer(dim=CFG.width, tie_token_emb=True, **both)
     source, x, y = tokens()
     target = torch.cat([x, y[:, -1:]], 1)
@@ -109,4 +112,4 @@ CASES = {
         "adam",
     )
 }
-GROWTH = Growth("tokens", (32, 128, 512), ours)
+GROWTH = Growth("tokens", (32, 128, 256), ours)

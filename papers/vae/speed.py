@@ -1,5 +1,6 @@
 """Updates of AEVB's and IWAE's nets beside the same in torch.nn; how they grow with the seeds."""
 
+import itertools
 import math
 
 import torch
@@ -53,7 +54,7 @@ def iwae() -> Step:
 def tanh_net(*sizes: int) -> nn.Sequential:
     """Linear layers with tanh between them."""
     layers: list[nn.Module] = []
-    for a, b in zip(sizes, sizes[1:], strict=False):
+    for a, b in itertools.pairwise(sizes):
         layers += [nn.Linear(a, b), nn.Tanh()]
     return nn.Sequential(*layers[:-1])
 
