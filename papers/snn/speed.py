@@ -1,7 +1,6 @@
 """An update of Zenke and Vogels' net beside snnTorch's and a plain loop; how it grows with the time steps."""
 
 from dataclasses import replace
-
 from typing import Any
 
 import torch

@@ -84,13 +84,8 @@ def marian() -> Step:
 def x_transformers() -> Step:
     from x_transformers import XTransformer
 
-    sizes: dict[str, float] = {
-        "depth": CFG.layers,
-        "heads": CFG.heads,
-        "num_tokens": VOCABULARY,
-        "max_seq_len": LENGTH + 1,
-    }
-    sizes |= {"ff_dropout": CFG.dropout, "emb_dropout": CFG.dropout, "attn_flash": True}
+    sizes: dict[str, float] = {"depth": CFG.layers, "heads": CFG.heads, "num_tokens": VOCABULARY}
+    sizes |= {"max_seq_len": LENGTH + 1, "ff_dropout": CFG.dropout, "emb_dropout": CFG.dropout, "attn_flash": True}
     both = {f"{side}_{name}": value for side in ("enc", "dec") for name, value in sizes.items()}
     model = XTransformer(dim=CFG.width, tie_token_emb=True, **both)
     source, x, y = tokens()
