@@ -1,5 +1,6 @@
 """Where and from what a number was made: sources, libraries, device, memory."""
 
+import ctypes
 import os
 import platform
 import resource
@@ -63,6 +64,23 @@ def device_name(device: torch.device) -> str:
     except OSError:
         pass
     return f"{device.type.upper()} ({model}, {os.cpu_count()} cores)"
+
+
+def keep_pages(keep: bool = True) -> None:
+    """Let glibc's allocator keep the memory of large tensors for the next ones; it would hand each back, and the system
+    would fill the next one's pages with zeros (a quarter of the time of an update of 64 experts).
+
+    keep False: as the allocator settles by itself. Without effect where the allocator is another.
+    """
+    settings = (
+        {-4: 0, -1: 2**31 - 1} if keep else {-4: 65_536, -1: 2**26, -3: 2**25}
+    )  # M_MMAP_MAX, _TRIM_, _MMAP_THRESHOLD
+    try:
+        allocator = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    for name, value in settings.items():
+        allocator(name, value)
 
 
 def peak_memory_mib(device: torch.device) -> float:

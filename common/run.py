@@ -398,6 +398,7 @@ def execute(command: Command, argv: Sequence[str], train: Callable[[Any, Run], N
     # Gradients that fade over many steps end below 1e-38, where a core is many times slower: Mamba's step on induction
     # heads took 74 ms, and takes 43. Before the first parallel region, because threads inherit it.
     torch.set_flush_denormal(True)
+    machine.keep_pages()
     long_wait = InitProcessGroupKwargs(timeout=timedelta(days=7))  # sharded seeds end at different times
     on_cpu = options.device == "cpu" or not torch.cuda.is_available()  # also on a Mac: its GPU has no float64
     own_buffers = DistributedDataParallelKwargs(broadcast_buffers=False)  # they are averaged: Run.average_buffers

@@ -83,6 +83,17 @@ def _parser() -> argparse.ArgumentParser:
     following.add_argument("--minutes", type=float, help="only what fits in so many minutes")
     following.add_argument("--data-dir", help="local mirror of the data sets (default: $PAPERS_DATA, else the Hub)")
 
+    bench = add("bench", _bench, "time our step, and with --peers race it against what people would use instead")
+    bench.add_argument("paper", nargs="*", help="only these papers")
+    bench.add_argument("--case", action="append", default=[], help="only this piece of a paper's work")
+    bench.add_argument("--peers", action="store_true", help="race the peers that are installed (extra `peers`)")
+    bench.add_argument("--peer-dir", help="folder with checkouts of peers in no package (default: $PAPERS_PEERS)")
+    bench.add_argument("--growth", action="store_true", help="also: how our step grows with the paper's sizes")
+    bench.add_argument("--turns", type=positive, default=9, help="turns each contender takes (default: 9)")
+    bench.add_argument("--threads", type=positive, default=1, help="of torch (default: 1)")
+    bench.add_argument("--record", action="store_true", help="put the result on the leaderboard")
+    bench.add_argument("--render", action="store_true", help="measure nothing; write leaderboards/speed/README.md anew")
+
     doctor = add("doctor", _doctor, "versions, devices, data sets within reach, and what each missing one blocks")
     doctor.add_argument("--data-dir", help="local mirror of the data sets (default: $PAPERS_DATA, else the Hub)")
     return parser
@@ -253,6 +264,44 @@ def _next(arguments: argparse.Namespace) -> int:
     _table(["claim", "reported", "verdict", "seeds missing", f"cost on {arguments.device}", "command"], rows)
     if blocked:
         print(f"{blocked} more open claims need data that cannot be reached from here (repro doctor)")
+    return 0
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from tools import bench
+
+    if arguments.render:
+        changed = bench.render()
+        _print_json(changed) if arguments.json else print("\n".join(changed) or "the table was up to date")
+        return 0
+    if arguments.peer_dir:
+        os.environ["PAPERS_PEERS"] = arguments.peer_dir
+    records = []
+    for paper in arguments.paper or bench.timed_papers():
+        known = bench.cases(paper).CASES
+        unknown = set(arguments.case) - set(known)
+        if unknown:
+            raise UserError(f"{paper} has no case {', '.join(sorted(unknown))}; it has {', '.join(known)}")
+        for i, case in enumerate(arguments.case or known):
+            growth = arguments.growth and i == 0  # it is the paper's, not the case's
+            way = bench.Way(arguments.turns, arguments.threads, arguments.peers, growth)
+            records.append(bench.race(paper, case, way, lambda text: print(text, file=sys.stderr, flush=True)))
+            if arguments.record:
+                bench.keep(records[-1])
+    if arguments.record:
+        bench.render()
+    if arguments.json:
+        _print_json([record.model_dump(mode="json") for record in records])
+        return 0
+    shown = bench.rows(records)
+    _table(bench.COLUMNS, [[str(row[column]) for column in bench.COLUMNS] for row in shown])
+    for record in records:
+        for name, how in record.absent.items():
+            print(f"{record.paper}/{record.case}: {name} is not here: {how}")
+        if record.growth:
+            times, memory = bench.growth_text(record.growth)
+            for size, *found in zip(record.growth.sizes, times, memory, strict=True):
+                print(f"{record.paper}: {record.growth.what} {size:,}: {', '.join(found)}")
     return 0
 
 

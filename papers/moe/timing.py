@@ -4,7 +4,7 @@ All have the same multiply-adds a token in their experts: k experts of two (d, h
 (d, 2h / 3); a Switch layer's one expert has k h hidden units.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,20 @@ class Loop(nn.Module):
         return y
 
 
-def layers(n: int, d: int, h: int, k: int, device: torch.device) -> dict[str, Callable[[Tensor], Tensor] | None]:
+class Timed(nn.Module):
+    """A layer by rows, (t, d) -> (t, d), whatever else it says and takes."""
+
+    def __init__(self, layer: nn.Module, batched: bool = False) -> None:
+        super().__init__()
+        self.layer, self.batched = layer, batched
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x[None] if self.batched else x)
+        y = y[0] if isinstance(y, tuple) else y
+        return y[0] if self.batched else y
+
+
+def layers(n: int, d: int, h: int, k: int, device: torch.device) -> dict[str, Timed | None]:
     """The layers to time, by name; None for one that the installed transformers lacks."""
     torch.manual_seed(0)  # one process, one use; nothing that is recorded but times depends on it
     draw = torch.Generator().manual_seed(0)
@@ -52,21 +65,14 @@ def layers(n: int, d: int, h: int, k: int, device: torch.device) -> dict[str, Ca
         moe.initialise(draw)
     nn.init.normal_(ours.gate.w_gate, std=d**-0.5, generator=draw)  # type: ignore[union-attr, arg-type]
     loop = Loop(ours)
-    made: dict[str, Callable[[Tensor], Tensor] | None] = {
-        "ours": _called(ours.to(device)), "loop": _called(loop.to(device)), "ours_top1": _called(top1.to(device)),
-    }  # fmt: skip
+    made: dict[str, Timed | None] = {"ours": Timed(ours), "loop": Timed(loop), "ours_top1": Timed(top1)}
+    for layer in made.values():
+        assert layer is not None
+        layer.to(device)
     return {kind: made.get(kind) or _peer(kind, n, d, h, k, device) for kind in KINDS}
 
 
-def _called(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    def call(x: Tensor) -> Tensor:
-        y = module(x)
-        return y[0] if isinstance(y, tuple) else y
-
-    return call
-
-
-def _peer(kind: str, n: int, d: int, h: int, k: int, device: torch.device) -> Callable[[Tensor], Tensor] | None:
+def _peer(kind: str, n: int, d: int, h: int, k: int, device: torch.device) -> Timed | None:
     try:
         if kind == "switch":
             from transformers import SwitchTransformersConfig
@@ -90,11 +96,10 @@ def _peer(kind: str, n: int, d: int, h: int, k: int, device: torch.device) -> Ca
         return None
     for weight in layer.parameters():
         nn.init.normal_(weight, std=d**-0.5)
-    call = _called(layer.to(device))
-    return lambda x: call(x[None])[0]
+    return Timed(layer.to(device), batched=True)
 
 
-def microseconds_per_token(made: dict[str, Callable[[Tensor], Tensor] | None], x: Tensor, repeats: int) -> list[float]:
+def microseconds_per_token(made: dict[str, Timed | None], x: Tensor, repeats: int) -> list[float]:
     """The fastest of so many forward and backward passes of each layer, taken in turns; NaN for one that is missing."""
     best = dict.fromkeys(made, float("nan"))
     pull = torch.ones_like(x)

@@ -68,7 +68,8 @@ class Attention(nn.Module):
 
     def _projected(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         b, n, d = z.shape
-        q, k, v = self.qkv(z).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        # not one view of five dimensions: its gradient would be put together in two copies
+        q, k, v = (x.view(b, n, self.heads, -1).transpose(1, 2) for x in self.qkv(z).split(d, -1))
         if self.distances is None:
             return q, k, v, None
         by_distance = (q @ self.distances.T.to(q.dtype)) * self.scale  # (b, heads, n, 2n - 1)
