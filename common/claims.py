@@ -29,6 +29,7 @@ class Paper(_Strict):
     venue: str
     link: str = Field(pattern=r"^https?://")
     summary: str
+    task: str = Field(default="other", description="the Hub's name of the task, for model cards")
 
 
 class Data(_Strict):
@@ -242,14 +243,20 @@ def as_config(config: Any) -> dict[str, Any]:
     return {f.name: plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
 
 
+@cache
+def _of_preset(base: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A preset's values and its fields' defaults: asked once for every record of it."""
+    return as_config(base), {f.name: plain(f.default) for f in dataclasses.fields(base)}
+
+
 def config_differences(base: Any, config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Fields in which a run's configuration differs from a preset's: name -> (preset's, run's).
 
     A field the run did not know yet counts as its default: new fields default to what the code did before.
     """
-    defaults = {f.name: plain(f.default) for f in dataclasses.fields(base)}
+    expected_of, defaults = _of_preset(base)
     differences = {}
-    for name, expected in as_config(base).items():
+    for name, expected in expected_of.items():
         actual = config.get(name, defaults[name])
         if actual != expected:
             differences[name] = (expected, actual)
@@ -304,4 +311,9 @@ def deviations(
 
 def unsaid_of(claim: Claim) -> list[Unsaid]:
     """What the paper leaves unsaid about a claim."""
-    return [u for u in load(claim.paper).unsaid if any(fnmatchcase(claim.id, pattern) for pattern in u.claims)]
+    return _unsaid_of(claim.paper, claim.id)
+
+
+@cache
+def _unsaid_of(paper: str, claim_id: str) -> list[Unsaid]:
+    return [u for u in load(paper).unsaid if any(fnmatchcase(claim_id, pattern) for pattern in u.claims)]

@@ -1,95 +1,79 @@
 """The leaderboard: pages rendered from claims and records alone, so that rendering twice gives the same bytes."""
 
-import base64
-import hashlib
 import json
-import math
-from collections import Counter
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
-from common.claims import Claim, PaperClaims, load
+from common.claims import PaperClaims, load
 from common.errors import UserError
-from common.paths import LEADERBOARDS, PAPERS, RECORDS, ROOT
-from common.records import Record, read, write_atomically
-from tools.rows import Judged, assumptions, command, duration, judge_all, ours, reported, verdict_text
-from tools.verdicts import Verdict
+from common.paths import LEADERBOARDS, PAPERS, ROOT
+from common.records import Record, write_atomically
+from tools import checks, exports, page, plots
+from tools.page import GROUPS, groups
+from tools.rows import (
+    ORDER,
+    Judged,
+    changed_since,
+    counts,
+    duration,
+    judge_all,
+    metric_name,
+    ours,
+    reported,
+    verdict_text,
+)
 
-ORDER = ["matched", "beaten", "holds", "exact", "short", "fails", "off"]
-ORDER += ["too noisy", "undecided", "too few seeds", "deviates", "not run"]
 BLOCK = ("<!-- results -->", "<!-- /results -->")
-CURVES_SHOWN = 10  # seeds drawn one by one; more are thinned to so many, and the page says so
 
 
-def verdict_kind(verdict: Verdict) -> str:
-    """`off by +2` → `off`; other verdicts are their own kind."""
-    return "off" if verdict.name.startswith("off by") else verdict.name
-
-
-def counts(judged: Judged) -> dict[str, int]:
-    """How many claims stand at which verdict, in the page's order."""
-    found = Counter(verdict_kind(verdict) for _, verdict in judged)
-    return {name: found[name] for name in ORDER if found[name]}
-
-
-def render() -> dict[Path, str]:
-    """Every generated page: path -> content."""
-    judged = judge_all()
+def render(judged: dict[str, Judged] | None = None) -> dict[Path, str]:
+    """Every generated text: path -> content. Pictures are drawn by `plots`."""
+    judged = judge_all() if judged is None else judged
     pages = {LEADERBOARDS / "README.md": _overview(judged)}
     for paper, claims in judged.items():
         pages[LEADERBOARDS / f"{paper}.md"] = _paper_page(load(paper), claims)
+        pages[LEADERBOARDS / "cards" / f"{paper}.md"] = exports.card(load(paper), claims)
         readme = PAPERS / paper / "README.md"
         if readme.exists():
             pages[readme] = _with_block(readme, _summary(paper, claims))
-    pages[LEADERBOARDS / "index.html"] = _html(judged)
+    pages[ROOT / "README.md"] = _with_block(ROOT / "README.md", _papers(judged))
+    pages[LEADERBOARDS / "index.html"] = page.html(judged, MEANING)
+    pages[LEADERBOARDS / "results.json"] = exports.results_json(judged)
+    pages[LEADERBOARDS / "results.csv"] = exports.results_csv(judged)
+    pages[LEADERBOARDS / "results.schema.json"] = _schema(exports.Results)
     pages[LEADERBOARDS / "record.schema.json"] = _schema(Record)
     pages[LEADERBOARDS / "claims.schema.json"] = _schema(PaperClaims)
     return pages
 
 
 def write() -> list[str]:
-    """Write the pages that changed; returns their paths."""
-    changed = []
-    for path, content in render().items():
-        if not path.exists() or path.read_text(encoding="utf-8") != content:
+    """Write the pages and plots that changed; returns their paths."""
+    changed, judged = [], judge_all()
+    for path, content in render(judged).items():
+        if not path.exists() or _text(path) != content:
             write_atomically(path, content)
-            changed.append(str(path.relative_to(ROOT)))
-    return changed
+            changed.append(path)
+    changed += plots.write(judged)
+    return [str(path.relative_to(ROOT)) for path in changed]
+
+
+def _text(path: Path) -> str:
+    with open(path, encoding="utf-8", newline="") as file:
+        return file.read()
 
 
 def check() -> list[str]:
     """What is wrong: invalid records, records nobody claims, stale pages. Empty when all is well."""
-    problems = []
-    pictures: set[Path] = set()
-    for path in sorted(RECORDS.glob("*/*.json")):
-        try:
-            record = read(path)
-            for name, picture in record.pictures.items():
-                file = path.with_name(record.picture_file(name))
-                if hashlib.sha256(file.read_bytes()).hexdigest() != picture.sha256:
-                    problems.append(f"{file.relative_to(ROOT)}: not the picture its record names")
-                pictures.add(file)
-            if record.paper != path.parent.name:
-                problems.append(f"{path.relative_to(ROOT)}: belongs to {record.paper}")
-            known = {claim.id for claim in load(record.paper).claim}
-            problems += [
-                f"{path.relative_to(ROOT)}: unknown claim {name}" for name in record.claims if name not in known
-            ]
-        except (UserError, OSError) as error:
-            problems.append(str(error))
-    others = {path for path in RECORDS.glob("*/*") if path.suffix != ".json"} - pictures
-    problems += [f"{path.relative_to(ROOT)}: belongs to no record" for path in sorted(others)]
+    problems = checks.problems()
     if problems:
         return problems
-    for path, content in render().items():
+    judged = judge_all()
+    for path, content in render(judged).items():
         if not path.exists():
             problems.append(f"{path.relative_to(ROOT)}: missing; run `repro board`")
-        elif path.read_text(encoding="utf-8") != content:
+        elif _text(path) != content:
             problems.append(f"{path.relative_to(ROOT)}: stale; run `repro board`")
-    return problems
+    return problems + [f"{path.relative_to(ROOT)}: stale; run `repro board`" for path in plots.stale(judged)]
 
 
 # ---- Markdown
@@ -107,7 +91,10 @@ def _overview(judged: dict[str, Judged]) -> str:
         + ".",
         "",
         "Generated by `repro board` from `papers/*/claims.toml` and `records/`; `index.html` shows the same with",
-        "learning curves and opens offline. What the words mean is at the foot.",
+        "filters, learning curves and costs, and opens offline. As data: `results.json` (`results.schema.json`) and",
+        "`results.csv`; as model cards: `cards/`. What the words mean is at the foot.",
+        "",
+        f"![Claims by verdict, one bar for each of {len(judged)} papers](plots/overview.png)",
         "",
         "| paper | claims | " + " | ".join(used) + " |",
         "|---|" + "---:|" * (len(used) + 1),
@@ -144,6 +131,7 @@ def _paper_page(facts: PaperClaims, claims: Judged) -> str:
         "",
         card.summary,
         "",
+        *_plot(card.name, claims),
         *_results(claims),
         "",
         "Rerun a row: `repro claim <claim> --fresh` (add `--device cuda` on a GPU).",
@@ -161,12 +149,38 @@ def _paper_page(facts: PaperClaims, claims: Judged) -> str:
     lines += ["## Deviations and notes", ""]
     for claim, verdict in claims:
         remarks = [line for line in verdict.deviations if not line.startswith("unsaid: ")] + list(verdict.notes)
+        for line in dict.fromkeys(line for record in verdict.records for line in changed_since(record)):
+            remarks.append(f"the preset has changed since: {line}")
         if claim.note:
             remarks.append(f"note: {claim.note}")
         remarks += [f"corrected {c.date}: {c.what} ({c.why})" for c in claim.history]
         if remarks:
             lines += [f"- `{claim.id}`", *[f"  - {_cell(text)}" for text in remarks]]
     return "\n".join(lines) + "\n"
+
+
+def _plot(paper: str, claims: Judged) -> list[str]:
+    """The paper's plot, where it has one."""
+    drawn = plots.shown(claims)
+    if not drawn:
+        return []
+    alt = f"{drawn.values} measured values of {paper} beside the reported ones, and learning curves of {drawn.curves}"
+    return [f"![{alt}](plots/{paper}.png)", ""]
+
+
+def _papers(judged: dict[str, Judged]) -> list[str]:
+    """For the project's README: papers with what is settled."""
+    everything = groups(counts([pair for claims in judged.values() for pair in claims]))
+    lines = ["| paper | claims | " + " | ".join(GROUPS) + " |", "|---|" + "---:|" * (len(GROUPS) + 1)]
+    for paper, claims in judged.items():
+        found, card = groups(counts(claims)), load(paper).paper
+        cells = " | ".join(str(found[name] or "") for name in GROUPS)
+        lines.append(
+            f"| [{paper}](leaderboards/{paper}.md): {_cell(card.title)} ({card.year}) | {len(claims)} | {cells} |"
+        )
+    total = " | ".join(f"**{everything[name]}**" for name in GROUPS)
+    lines.append(f"| all {len(judged)} | **{sum(everything.values())}** | {total} |")
+    return lines
 
 
 def _results(claims: Judged) -> list[str]:
@@ -179,7 +193,7 @@ def _results(claims: Judged) -> list[str]:
         name = verdict_text(claim, verdict)
         bold = f"**{name}**" if verdict.settled else name
         cost = duration(verdict.seconds) if verdict.records else ""
-        cells = [f"`{claim.id}`", claim.where, _metric(claim), reported(claim) + marks, ours(claim, verdict)]
+        cells = [f"`{claim.id}`", claim.where, metric_name(claim), reported(claim) + marks, ours(claim, verdict)]
         cells += [str(verdict.n or ""), bold, cost]
         lines.append("| " + " | ".join(map(_cell, cells)) + " |")
     return lines
@@ -191,10 +205,6 @@ def _summary(paper: str, claims: Judged) -> list[str]:
     found = ", ".join(f"{count} {name}" for name, count in counts(claims).items())
     text = f"{len(claims)} claims: {found}. All of them: [leaderboard](../../leaderboards/{paper}.md)."
     return [text, "", *_results(ran)] if ran else [text]
-
-
-def _metric(claim: Claim) -> str:
-    return claim.metric or " / ".join(dict.fromkeys(side.metric for side in claim.sides))
 
 
 def _cell(text: str) -> str:
@@ -213,131 +223,6 @@ def _with_block(readme: Path, results: list[str]) -> str:
     if not opened or not closed:
         raise UserError(f"{readme.relative_to(ROOT)} needs the lines {BLOCK[0]} and {BLOCK[1]} for the results")
     return "\n".join([before + BLOCK[0], *results, BLOCK[1] + after])
-
-
-# ---- the page
-
-
-def _html(judged: dict[str, Judged]) -> str:
-    papers = []
-    for paper, claims in judged.items():
-        facts = load(paper)
-        rows = [
-            {
-                "claim": claim,
-                "metric": _metric(claim),
-                "reported": reported(claim),
-                "ours": ours(claim, verdict),
-                "n": verdict.n,
-                "verdict": verdict_text(claim, verdict),
-                "kind": verdict_kind(verdict).replace(" ", "-"),
-                "cost": duration(verdict.seconds) if verdict.records else "",
-                "devices": sorted({record.device for record in verdict.records}),
-                "commits": sorted({record.commit[:10] for record in verdict.records}),
-                "memory": max((record.peak_memory_mib for record in verdict.records), default=0.0),
-                "deviations": verdict.deviations,
-                "notes": verdict.notes,
-                "assumptions": assumptions(claim),
-                "command": command(claim),
-                "pictured": sorted({record.preset for record in verdict.records if record.pictures}),
-                "curves": [_curve(claim, label, metric, records) for label, metric, records in _drawn(claim, verdict)],
-            }
-            for claim, verdict in claims
-        ]
-        pictures = _pictures(claims)
-        papers.append({"card": facts.paper, "counts": counts(claims), "rows": rows, "pictures": pictures})
-    everything = [pair for claims in judged.values() for pair in claims]
-    page = _templates().get_template("index.html.j2")
-    return page.render(papers=papers, counts=counts(everything), total=len(everything), meaning=MEANING) + "\n"
-
-
-@cache
-def _templates() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-
-
-def _pictures(claims: Judged) -> list[dict[str, str]]:
-    """Every picture once: of each preset those of the first run that left any."""
-    found: dict[str, Record] = {}
-    for _, verdict in claims:
-        for record in verdict.records:
-            if record.pictures:
-                found.setdefault(record.preset, record)
-    pictures = []
-    for preset, record in found.items():
-        for name, picture in record.pictures.items():
-            content = (RECORDS / record.paper / record.picture_file(name)).read_bytes()
-            png = base64.b64encode(content).decode()
-            caption = f"{preset}, seed {record.seed}: {picture.alt}"
-            pictures.append({"id": f"{record.paper}:{preset}", "alt": picture.alt, "caption": caption, "png": png})
-    return pictures
-
-
-def _drawn(claim: Claim, verdict: Verdict) -> list[tuple[str, str, list[Record]]]:
-    """Curves worth drawing: for each side the claim's own metric where it was logged, else the first one logged."""
-    drawn = []
-    for side, measured in zip(claim.measured_by(), verdict.sides, strict=False):
-        records = [record for record in measured.records if record.curves]
-        if records:
-            logged = records[0].curves
-            curves = [name for name in logged if name != SEEN] or list(logged)
-            metric = side.metric if side.metric in curves else curves[0]
-            drawn.append((side.label, metric, [record for record in records if metric in record.curves]))
-    return drawn
-
-
-SEEN = "sequences"  # where a seed logs how many it has seen, that is the axis of its other curves
-WIDTH, HEIGHT, LEFT, BOTTOM = 420, 190, 66, 34
-
-
-def _curve(claim: Claim, label: str, metric: str, records: list[Record]) -> dict[str, Any]:
-    """One picture: every seed's curve as a path in the coordinates of a WIDTH x HEIGHT drawing."""
-    chosen = records[:: math.ceil(len(records) / CURVES_SHOWN)]
-    axis = SEEN if all(SEEN in record.curves for record in chosen) and metric != SEEN else "step"
-    curves = []
-    for record in chosen:
-        steps, values = record.curves[metric]
-        steps = record.curves[SEEN][1] if axis == SEEN else steps
-        pairs = zip(steps, values, strict=True)
-        curves.append([(s, v) for s, v in pairs if s is not None and v is not None])
-    curves = [curve for curve in curves if len(curve) > 1]  # one point is no curve
-    points = [point for curve in curves for point in curve]
-    if not points:
-        return {"label": label, "metric": metric, "paths": []}
-    x0, x1 = min(p[0] for p in points), max(p[0] for p in points)
-    y0, y1 = min(p[1] for p in points), max(p[1] for p in points)
-    target = float(claim.value) if claim.value and metric == claim.metric and claim.kind == "value" else None
-    if target is not None:
-        y0, y1 = min(y0, target), max(y1, target)
-
-    def at(x: float, y: float) -> tuple[float, float]:
-        across = (x - x0) / (x1 - x0) if x1 > x0 else 0.5
-        up = (y - y0) / (y1 - y0) if y1 > y0 else 0.5
-        return round(LEFT + across * (WIDTH - LEFT - 8), 1), round(HEIGHT - BOTTOM - up * (HEIGHT - BOTTOM - 10), 1)
-
-    paths = ["M" + "L".join("{:g} {:g}".format(*at(x, y)) for x, y in curve) for curve in curves]
-    return {
-        "label": label,
-        "metric": metric,
-        "paths": paths,
-        "axis": axis,
-        "drawn": len(chosen),
-        "runs": len(records),
-        "x": (_tick(x0), _tick(x1)),
-        "y": (_tick(y0), _tick(y1)),
-        "target": None if target is None else at(x0, target)[1],
-        "size": (WIDTH, HEIGHT, LEFT, BOTTOM),
-    }
-
-
-def _tick(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _schema(model: Any) -> str:

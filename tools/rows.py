@@ -1,15 +1,20 @@
-"""One claim as every reader sees it: terminal, page, JSON."""
+"""One claim as every reader sees it: terminal, page, plots, JSON."""
 
-from collections import defaultdict
+import math
+from collections import Counter, defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
-from common.claims import Claim, load, presets, unsaid_of
+from common.claims import Claim, config_differences, load, presets, unsaid_of
 from common.paths import paper_names
 from common.records import Record, load_all
 from tools.verdicts import Verdict, half_unit, judge
 
 Judged = list[tuple[Claim, Verdict]]
+ORDER = ["matched", "beaten", "holds", "exact", "short", "fails", "off"]
+ORDER += ["too noisy", "undecided", "too few seeds", "deviates", "not run"]
+SEEN = "sequences"  # where a seed logs how many it has seen, that is the axis of its other curves
 
 
 def judge_all(papers: Iterable[str] | None = None) -> dict[str, Judged]:
@@ -136,7 +141,82 @@ def verdict_text(claim: Claim, verdict: Verdict) -> str:
 
 
 def duration(seconds: float) -> str:
-    """12 s, 3.4 min, 2.1 h."""
+    """12 s, 3.4 min, 2.1 h, 5.0 days."""
     if seconds < 90:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    if seconds < 5400:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:,.1f} days"
+
+
+def verdict_kind(verdict: Verdict) -> str:
+    """`off by +2` → `off`; other verdicts are their own kind."""
+    return "off" if verdict.name.startswith("off by") else verdict.name
+
+
+def counts(judged: Judged) -> dict[str, int]:
+    """How many claims stand at which verdict, in the page's order."""
+    found = Counter(verdict_kind(verdict) for _, verdict in judged)
+    return {name: found[name] for name in ORDER if found[name]}
+
+
+def metric_name(claim: Claim) -> str:
+    """The claim's metric, or those of its sides."""
+    return claim.metric or " / ".join(dict.fromkeys(side.metric for side in claim.sides))
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How far ours lies from what was reported, as a number without a unit.
+
+    Attributes:
+        gap: (ours - reported) / scale.
+        scale: the reported spread as a standard deviation, where the paper prints one; else the smallest difference
+            that would matter.
+        basis: which of the two it is, in words.
+    """
+
+    gap: float
+    scale: float
+    basis: str
+
+
+def gap(claim: Claim, verdict: Verdict) -> Gap | None:
+    """The gap of a value; None where there is nothing to compare."""
+    if claim.kind != "value" or claim.value is None or verdict.ours is None:
+        return None
+    scale, basis = claim.resolution, "smallest difference that would matter"
+    if claim.spread is not None and claim.spread_kind in ("sd", "se") and float(claim.spread) > 0:
+        scale = float(claim.spread) * (math.sqrt(claim.runs) if claim.spread_kind == "se" else 1)
+        basis = "reported standard deviation"
+    assert scale is not None
+    return Gap((verdict.ours - float(claim.value)) / scale, scale, basis)
+
+
+def changed_since(record: Record) -> list[str]:
+    """How the preset a record was made by differs today from what it was then; empty where it does not."""
+    if record.preset == "audit":
+        return []
+    preset = presets(record.paper).get(record.preset)
+    if preset is None:
+        return [f"{record.preset} is no longer there"]
+    found = config_differences(preset, record.config)
+    return [f"{name}: was {then}, is {now}" for name, (now, then) in found.items() if name not in record.overrides]
+
+
+def drawn(claim: Claim, verdict: Verdict) -> list[tuple[str, str, list[Record]]]:
+    """Curves worth drawing: for each side the claim's own metric where it was logged, else the first one logged."""
+    found = []
+    for side, measured in zip(claim.measured_by(), verdict.sides, strict=False):
+        records = [record for record in measured.records if record.curves]
+        if records:
+            logged = records[0].curves
+            curves = [name for name in logged if name != SEEN] or list(logged)
+            metric = side.metric if side.metric in curves else curves[0]
+            found.append((side.label, metric, [record for record in records if metric in record.curves]))
+    return found
+
+
+def axis_of(metric: str, records: Iterable[Record]) -> str:
+    """What a metric's curve runs over."""
+    return SEEN if metric != SEEN and all(SEEN in record.curves for record in records) else "step"
