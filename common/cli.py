@@ -168,7 +168,7 @@ def _newest_run(
     """
     from common.checkpoint import intact
 
-    wanted = {"paper": paper, "preset": preset, "config": config, "seeds": format_seeds(seeds)}
+    wanted: dict[str, Any] = {"paper": paper, "preset": preset, "config": config, "seeds": format_seeds(seeds)}
     wanted["processes"] = int(os.environ.get("WORLD_SIZE", "1"))
     found: list[tuple[float, Path]] = []
     for file in [Path(output_dir) / "run.json"] if output_dir else (RUNS / paper).glob("*/run.json"):
