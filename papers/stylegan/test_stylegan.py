@@ -358,4 +358,4 @@ def test_smoke_leaves_pictures_and_metrics(tmp_path: Path) -> None:
     assert fid["lowest_"] <= fid[""]
     steps, values = record.curves["fid"]
     assert steps == sorted(set(steps))
-    assert min(values) == fid["lowest_"]
+    assert min(values) == pytest.approx(fid["lowest_"], rel=1e-5)  # curves are rounded
