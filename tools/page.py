@@ -54,17 +54,17 @@ EXPLAINED = {
 }
 CURVES_SHOWN = 10  # seeds whose curves are drawn; of more every n-th, and the page says so
 DOTS_SHOWN = 60  # seeds in a dot plot
-CURVE_BYTES = 1_100_000
-PICTURE_BYTES = 1_500_000  # of all pictures, encoded; those beyond are named with their file
+CURVE_BYTES = 900_000
+PICTURE_BYTES = 1_400_000  # of all pictures, encoded; those beyond are named with their file
 OPEN_SHOWN = 80  # rows of the time-and-money view
 USD_PER_GPU_HOUR, USD_PER_CPU_HOUR = 2.5, 0.1  # where the reader's own prices begin
 
 
-def html(judged: dict[str, Judged], meaning: dict[str, str]) -> str:
-    """The whole page."""
+def html(judged: dict[str, Judged], meaning: dict[str, str], folder: Path = RECORDS) -> str:
+    """The whole page; `folder` has the records' pictures."""
     payload = Payload()
     everything = [pair for claims in judged.values() for pair in claims]
-    pictures = _pictures(judged)
+    pictures = _pictures(judged, folder)
     papers = [
         {
             "card": load(paper).paper,
@@ -172,13 +172,11 @@ class Payload:
     def to_json(self) -> str:
         """The JSON, safe inside a script element."""
         points, shown = 60, CURVES_SHOWN
-        while True:
-            curves = [_curve(*one, points, shown) for one in self.curves]
-            if len(_json(curves)) <= CURVE_BYTES or points == 6:
-                break
-            points, shown = max(6, points * 2 // 3), max(3, shown * 2 // 3)
-        data = {"claims": self.claims, "texts": self.texts.texts, "devices": self.devices.texts, "curves": curves}
-        return _json(data).replace("<", "\\u003c")
+        while points > 6 and sum(_size(*one, points, shown) for one in self.curves) > CURVE_BYTES:
+            points, shown = max(6, points * 4 // 5), max(3, shown * 4 // 5)
+        curves = [_curve(*one, points, shown) for one in self.curves]
+        data = {"claims": self.claims, "texts": self.texts.texts, "devices": self.devices.texts}
+        return f'{_json(data)[:-1]},"points":{points},"curves":[{",".join(curves)}]}}'.replace("<", "\\u003c")
 
 
 def _json(value: Any) -> str:
@@ -194,20 +192,32 @@ def _points(record: Record, metric: str, axis: str, most: int) -> list[tuple[flo
     return found
 
 
-def _curve(metric: str, axis: str, records: tuple[Record, ...], points: int, shown: int) -> dict[str, Any]:
-    """Curves as lists of numbers with four digits; where all runs logged at the same steps, these are given once."""
-    chosen = records[:: -(-len(records) // shown)]
-    found = [(record.seed, _points(record, metric, axis, points)) for record in chosen]
+def _chosen(records: tuple[Record, ...], shown: int) -> tuple[Record, ...]:
+    """Every n-th run, so that at most `shown` remain."""
+    return records[:: -(-len(records) // shown)]
+
+
+def _size(metric: str, axis: str, records: tuple[Record, ...], points: int, shown: int) -> int:
+    """About how many bytes `_curve` gives: seven a number, steps counted once."""
+    lengths = [min(points, len(record.curves[metric][0])) for record in _chosen(records, shown)]
+    return 80 + 7 * (sum(lengths) + max(lengths))
+
+
+def _curve(metric: str, axis: str, records: tuple[Record, ...], points: int, shown: int) -> str:
+    """Curves as JSON, with four digits; where all runs logged at the same steps, these are given once."""
+    found = [(record.seed, _points(record, metric, axis, points)) for record in _chosen(records, shown)]
     found = [(seed, curve) for seed, curve in found if len(curve) > 1]
-    across = [[_digits(x, 6) for x, _ in curve] for _, curve in found]
-    return {
-        "metric": metric,
-        "axis": axis,
-        "runs": len(records),
-        "seeds": [seed for seed, _ in found],
-        "x": across[:1] if all(one == across[0] for one in across) else across,
-        "y": [[_digits(y, 4) for _, y in curve] for _, curve in found],
-    }
+    across = [[x for x, _ in curve] for _, curve in found]
+    across = across[:1] if all(one == across[0] for one in across) else across
+    seeds = [seed for seed, _ in found]
+    head = _json({"metric": metric, "axis": axis, "runs": len(records), "seeds": seeds})
+    drawn = _lists([[y for _, y in curve] for _, curve in found], 4)
+    return f'{head[:-1]},"x":{_lists(across, 6)},"y":{drawn}}}'
+
+
+def _lists(lists: list[list[float]], digits: int) -> str:
+    """Lists of numbers as JSON, quicker than through `json`: there are a hundred thousand."""
+    return "[" + ",".join("[" + ",".join([f"%.{digits}g"] * len(one)) % tuple(one) + "]" for one in lists) + "]"
 
 
 def _digits(value: float, digits: int) -> float | int:
@@ -266,7 +276,7 @@ def _details(claim: Claim, verdict: Verdict, payload: Payload) -> dict[str, Any]
         "deviations": [place(line) for line in verdict.deviations],
         "assumptions": [place(line) for line in assumptions(claim)],
         "notes": notes,
-        "command": command(claim),
+        "command": None if command(claim) == f"repro claim {claim.id} --fresh" else command(claim),
         "presets": list(dict.fromkeys(side.preset for side in claim.measured_by())),
     }
     if records:
@@ -302,7 +312,7 @@ def _side(side: Measured) -> dict[str, Any]:
 # ---- pictures, text, costs
 
 
-def _pictures(judged: dict[str, Judged]) -> dict[str, list[dict[str, str]]]:
+def _pictures(judged: dict[str, Judged], folder: Path) -> dict[str, list[dict[str, str]]]:
     """Every picture once, of each preset those of the first run that left any; small ones first come in."""
     found: dict[tuple[str, str], Record] = {}
     for claims in judged.values():
@@ -313,7 +323,7 @@ def _pictures(judged: dict[str, Judged]) -> dict[str, list[dict[str, str]]]:
     sized = []
     for record in found.values():
         for name in record.pictures:
-            path = RECORDS / record.paper / record.picture_file(name)
+            path = folder / record.paper / record.picture_file(name)
             sized.append((path.stat().st_size, path))
     room, embedded = PICTURE_BYTES, set()
     for size, path in sorted(sized):
@@ -323,7 +333,7 @@ def _pictures(judged: dict[str, Judged]) -> dict[str, list[dict[str, str]]]:
     pictures: dict[str, list[dict[str, str]]] = {}
     for (paper, preset), record in found.items():
         for name, picture in record.pictures.items():
-            path = RECORDS / paper / record.picture_file(name)
+            path = folder / paper / record.picture_file(name)
             png = base64.b64encode(path.read_bytes()).decode() if path in embedded else ""
             pictures.setdefault(paper, []).append(
                 {

@@ -76,7 +76,7 @@ function curves(claim, label, found) {
   if (target !== null && target !== undefined) out += `<line class="rep" x1="${left}" x2="${width - right}" y1="${y(target)}" y2="${y(target)}"/>`;
   const shown = found.seeds.length < found.runs ? `${found.seeds.length} of ${found.runs} seeds drawn` : found.runs === 1 ? "one seed" : `all ${found.runs} seeds`;
   return figure(width, height, out, `${found.metric} of ${found.seeds.length} runs over ${found.axis} ${number(x0)} to ${number(x1)}, between ${number(y0)} and ${number(y1)}`,
-    `${label === "ours" ? "" : label + ": "}${found.metric}, ${shown}, thinned${logarithmic ? ", logarithmic" : ""}${target !== null && target !== undefined ? "; dashed: reported" : ""}.`);
+    `${label === "ours" ? "" : label + ": "}${found.metric}, ${shown}${found.y.some(line => line.length >= DATA.points) ? `, thinned to ${DATA.points} points` : ""}${logarithmic ? ", logarithmic" : ""}${target !== null && target !== undefined ? "; dashed: reported" : ""}.`);
 }
 
 function figure(width, height, inside, alternative, caption) {
@@ -107,9 +107,9 @@ function detail(row) {
   part("Notes", [...(claim.note !== undefined ? [text[claim.note]] : []), ...(claim.notes || []), ...(claim.source !== undefined ? ["Source of the reported value: " + text[claim.source]] : [])]);
   part("Corrected", claim.history);
   if (claim.assumptions) left.append(node("details", {}, node("summary", {}, `Left unsaid by the paper, and shown not to move the number (${claim.assumptions.length})`), list(claim.assumptions.map(i => text[i]))));
-  const copy = node("button", { type: "button" }, "Copy");
-  copy.addEventListener("click", () => copyText(claim.command, copy));
-  left.append(node("div", { class: "cmd" }, node("code", {}, claim.command), copy));
+  const command = claim.command || `repro claim ${row.id} --fresh`, copy = node("button", { type: "button" }, "Copy");
+  copy.addEventListener("click", () => copyText(command, copy));
+  left.append(node("div", { class: "cmd" }, node("code", {}, command), copy));
   const links = node("p", {}, node("a", { href: "#" + row.id }, "Link to this claim"));
   for (const preset of claim.pictured || []) links.append(" · ", node("a", { href: `#${row.paper}:${preset}` }, `pictures of ${preset}`));
   left.append(links);
