@@ -11,7 +11,7 @@ from common.claims import PaperClaims, load
 from common.errors import UserError
 from common.paths import LEADERBOARDS, PAPERS, RECORDS, ROOT, paper_names
 from common.records import Record, write_atomically
-from tools import checks, exports, page, plots
+from tools import bench, checks, exports, page, plots
 from tools.page import GROUPS, groups
 from tools.rows import (
     ORDER,
@@ -65,7 +65,7 @@ def render(judged: dict[str, Judged] | None = None, folder: Path = RECORDS) -> d
     pages[LEADERBOARDS / "results.schema.json"] = _schema(exports.Results)
     pages[LEADERBOARDS / "record.schema.json"] = _schema(Record)
     pages[LEADERBOARDS / "claims.schema.json"] = _schema(PaperClaims)
-    return pages
+    return pages | bench.pages()
 
 
 @_keeping_everything()

@@ -16,10 +16,12 @@ from typing import Any
 
 import jinja2
 from markdown_it import MarkdownIt
+from markupsafe import Markup, escape
 
 from common.claims import Claim, load
 from common.paths import PAPERS, RECORDS
 from common.records import Record
+from tools import bench
 from tools.costs import Open, open_claims
 from tools.rows import (
     Judged,
@@ -65,6 +67,7 @@ def html(judged: dict[str, Judged], meaning: dict[str, str], folder: Path = RECO
     payload = Payload()
     everything = [pair for claims in judged.values() for pair in claims]
     pictures = _pictures(judged, folder)
+    races = [_race(record) for record in bench.newest()]
     papers = [
         {
             "card": load(paper).paper,
@@ -74,6 +77,7 @@ def html(judged: dict[str, Judged], meaning: dict[str, str], folder: Path = RECO
             "pictures": pictures.get(paper, []),
             "missed": _missed(paper),
             "data": load(paper).data,
+            "speed": [race for race in races if race["of"] == paper],
         }
         for paper, claims in judged.items()
     ]
@@ -94,6 +98,7 @@ def html(judged: dict[str, Judged], meaning: dict[str, str], folder: Path = RECO
             meaning=meaning,
             devices=payload.devices.texts,
             following=following,
+            races=races,
             unpriced=unpriced,
             gpu_price=USD_PER_GPU_HOUR,
             cpu_price=USD_PER_CPU_HOUR,
@@ -120,6 +125,8 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["code"] = _code
+    environment.filters["command"] = _command
     environment.filters["minutes"] = lambda minutes: duration(minutes * 60) if minutes else ""
     return environment
 
@@ -370,6 +377,33 @@ def _missed(paper: str) -> dict[str, str] | None:
             if token.type == "link_open":
                 token.attrSet("href", link(str(token.attrGet("href"))))
     return {"title": found["title"], "html": markdown.renderer.render(tokens, markdown.options, {})}
+
+
+def _race(record: bench.SpeedRecord) -> dict[str, Any]:
+    """A timed piece of work: the row of the table of speeds, and how it grows."""
+    (row,) = bench.rows([record])
+    growth = record.growth
+    sizes = list(zip(growth.sizes, *bench.growth_text(growth), strict=True)) if growth else []
+    return (
+        row
+        | {"of": record.paper, "case": record.case, "device": record.device, "grows": sizes}
+        | {"size": growth.what if growth else ""}
+    )
+
+
+def _code(text: str) -> Markup:
+    """Text with what stands between backticks as code."""
+    parts = str(text).split("`")
+    marked = [Markup("<code>{}</code>").format(part) if i % 2 else escape(part) for i, part in enumerate(parts)]
+    return Markup("").join(marked)
+
+
+def _command(text: str) -> Markup:
+    """A command whose flags do not break at their hyphens."""
+    first, *flags = re.split(r" (?=--)", text)
+    return Markup("<code>{}</code>").format(
+        Markup(" ").join([first, *(Markup('<span class="flag">{}</span>').format(flag) for flag in flags)])
+    )
 
 
 def _next(judged: dict[str, Judged]) -> tuple[list[Open], int]:

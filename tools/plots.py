@@ -21,6 +21,7 @@ from tools.rows import Judged, axis_of, counts, drawn, gap, verdict_kind
 
 DRAWING = 1  # grows when the same facts are to be drawn otherwise
 FOLDER = LEADERBOARDS / "plots"
+TAKEN = FOLDER / "page.png"  # of the page itself, by tests/browser.py
 COLORS = {"agrees": "#2f9e57", "differs": "#d24a42", "no verdict": "#e0a72c", "not run": "#cbd2da"}
 VALUES, CURVES, SEEDS, POINTS = 24, 6, 5, 40  # at most so many rows, panels, curves in one, points of one
 
@@ -67,7 +68,7 @@ def _wanted(judged: dict[str, Judged]) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def _others(judged: dict[str, Judged]) -> list[Path]:
-    return sorted(set(FOLDER.glob("*.png")) - {path for path, _ in _wanted(judged)})
+    return sorted(set(FOLDER.glob("*.png")) - {TAKEN} - {path for path, _ in _wanted(judged)})
 
 
 def _facts(claims: Judged) -> dict[str, Any]:

@@ -109,7 +109,7 @@ function detail(row) {
   if (claim.assumptions) left.append(node("details", {}, node("summary", {}, `Left unsaid by the paper, and shown not to move the number (${claim.assumptions.length})`), list(claim.assumptions.map(i => text[i]))));
   const command = claim.command || `repro claim ${row.id} --fresh`, copy = node("button", { type: "button" }, "Copy");
   copy.addEventListener("click", () => copyText(command, copy));
-  left.append(node("div", { class: "cmd" }, node("code", {}, command), copy));
+  left.append(node("div", { class: "cmd" }, node("code", {}, ...command.split(/ (?=--)/).flatMap((part, i) => i ? [" ", node("span", { class: "flag" }, part)] : [part])), copy));
   const links = node("p", {}, node("a", { href: "#" + row.id }, "Link to this claim"));
   for (const preset of claim.pictured || []) links.append(" · ", node("a", { href: `#${row.paper}:${preset}` }, `pictures of ${preset}`));
   left.append(links);
@@ -206,7 +206,7 @@ for (const tile of all(".tile")) tile.addEventListener("click", () => { filters.
 
 // ---- views and deep links: #view, #?filters, #paper, #paper/where/which, #paper:preset (its pictures)
 
-const VIEWS = ["papers", "scatter", "next", "verdicts"];
+const VIEWS = ["papers", "scatter", "next", "speed", "verdicts"].filter(name => document.getElementById(name));
 let view = "papers";
 
 function show(name) {
@@ -256,7 +256,7 @@ function pointed(host) {
 }
 
 function scatter() {
-  const size = 520, edge = 52, unit = $("#unit").value, points = [];
+  const size = innerWidth < 640 ? 360 : 520, edge = 52, unit = $("#unit").value, points = [];
   let out = "", left = 0;
   for (const row of rows) {
     const claim = DATA.claims[row.id];
@@ -283,7 +283,7 @@ function scatter() {
 }
 
 function gaps() {
-  const found = rows.filter(row => row.fit && row.gap !== null), names = [...new Set(found.map(row => row.paper))], width = 520, left = 92, line = 26, top = 8, base = top + line * names.length;
+  const found = rows.filter(row => row.fit && row.gap !== null), names = [...new Set(found.map(row => row.paper))], width = innerWidth < 640 ? 360 : 520, left = 92, line = 26, top = 8, base = top + line * names.length;
   const squash = v => Math.sign(v) * (Math.abs(v) <= 1 ? Math.abs(v) : 1 + Math.log10(Math.abs(v)));
   const signed = row => squash(DATA.claims[row.id].better === "lower" ? -row.gap : row.gap);
   const most = Math.max(2, ...found.map(row => Math.abs(signed(row)))), x = v => left + (v + most) / (2 * most) * (width - left - 14);
@@ -308,7 +308,7 @@ function next() {
   }
   items.sort((a, b) => a[0] - b[0]);
   if (!items.length) return;
-  const width = 760, height = 230, left = 46, floor = .001, steps = [];
+  const width = innerWidth < 640 ? 360 : 760, height = 230, left = 46, floor = .001, steps = [];
   let money = 0, claims = 0;
   for (const [cost, count] of items) { money += cost; claims += count; steps.push([Math.max(money, floor), claims]); }
   const x0 = Math.log10(Math.max(floor, steps[0][0])), x1 = Math.max(x0 + 1, Math.log10(money)), x = v => left + (Math.log10(v) - x0) / (x1 - x0) * (width - left - 16), y = v => height - 36 - v / claims * (height - 50);
@@ -323,7 +323,7 @@ for (const input of all(".prices input")) input.addEventListener("input", next);
 
 // Names of views are no places to scroll to: the view comes to the reader.
 for (const section of all(".view")) section.id = "view-" + section.id;
-$(".skip").hash = "#papers";
+$(".skip").addEventListener("click", event => { event.preventDefault(); show("papers"); ($(".paper:not([hidden]) > summary") || $("#clear")).focus(); });
 for (const row of rows) row.fit = true;
 const units = new Map();
 for (const row of rows) { const claim = DATA.claims[row.id]; if (claim.mean !== undefined && claim.value !== undefined && claim.unit) units.set(claim.unit, (units.get(claim.unit) || 0) + 1); }
