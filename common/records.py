@@ -4,10 +4,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -70,6 +70,12 @@ class Record(BaseModel):
     def config_text(self) -> str:
         """The configuration as JSON in a fixed order: equal where the configurations are."""
         return json.dumps(self.config, sort_keys=True)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy, whose configuration may be another one."""
+        copied = super().model_copy(update=update, deep=deep)
+        vars(copied).pop("config_text", None)
+        return copied
 
     def file_name(self) -> str:
         """`<preset>-<hash of the configuration>-s<seed>.json`: one seed of one configuration has one record."""

@@ -8,6 +8,7 @@ import io
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from PIL import Image
 
 from common.claims import as_config, deviations, load, presets, speaking_to
 from common.paths import paper_names
-from common.records import CURVE_POINTS, Picture, Record, write_atomically
+from common.records import CURVE_POINTS, Picture, Record
 
 PICTURED = 20  # every so many presets leave a picture
 
@@ -27,63 +28,83 @@ def write(number: int, folder: Path) -> None:
     A third of them come from another field's value, so that they deviate; some have a picture.
     """
     rng = np.random.default_rng(0)
-    measured = []
-    for paper in paper_names():
-        known = presets(paper)
-        sides = [(claim, side) for claim in load(paper).claim for side in claim.measured_by()]
-        for preset in sorted({name for _, side in sides for name in side.presets} & known.keys()):
-            values = {side.metric: float(claim.value or 1) for claim, side in sides if preset in side.presets}
-            measured.append((paper, preset, values))
-    for i, (paper, preset, values) in zip(range(number), cycle(measured), strict=False):
-        seed = i // len(measured)
-        config = as_config(presets(paper)[preset])
-        numbers = [name for name, value in config.items() if type(value) in (int, float)]
-        overrides = {numbers[0]: config[numbers[0]] + 1} if i % 3 == 0 else {}
-        config |= overrides
-        metrics = {name: value * (1 + 0.02 * rng.standard_normal()) for name, value in values.items()}
-        steps = [float(100 * k) for k in range(CURVE_POINTS)]
-        falling = [float(f"{x:.6g}") for x in np.exp(-np.arange(CURVE_POINTS) / 20) + rng.random(CURVE_POINTS) / 10]
+    steps = [float(100 * k) for k in range(CURVE_POINTS)]
+    falls = np.exp(-np.arange(CURVE_POINTS) / 20)
+    measured = list(_presets())
+    for i, ways in zip(range(number), cycle(measured), strict=False):
+        way, seed = ways[i % 3 == 0], i // len(measured)
+        metrics = {name: value * (1 + 0.02 * rng.standard_normal()) for name, value in way.metrics.items()}
+        falling = [float(f"{x:.6g}") for x in falls + rng.random(CURVE_POINTS) / 10]
         pictures, drawn = {}, b""
         if seed == 0 and i % PICTURED == 0:
             drawn = _picture(rng)
             pictures = {"samples": Picture(alt="Noise", sha256=hashlib.sha256(drawn).hexdigest())}
-        claims = speaking_to(paper, preset, metrics)
-        record = Record(
-            paper=paper,
-            preset=preset,
-            overrides=overrides,
-            config=config,
-            seed=seed,
-            stacked=1,
-            status="finished",
-            claims=[claim.id for claim in claims],
-            deviations={
-                claim.id: deviations(claim, side, config, {})
-                for claim in claims
-                for side in claim.measured_by()
-                if preset in side.presets
-            },
-            metrics=metrics,
-            curves={"train_loss": [steps, falling], next(iter(metrics)): [steps, falling[::-1]]},
-            pictures=pictures,
-            data={},
-            commit=f"{i:040x}",
-            dirty=False,
-            versions={"torch": "2.13.0"},
-            device=f"CPU number {i % 4}",
-            precision="no",
-            processes=1,
-            threads=1,
-            started="2026-01-01T00:00:00+00:00",
-            wall_seconds=float(rng.random() * 100),
-            steps_per_second=10.0,
-            peak_memory_mib=500.0,
+        record = way.model_copy(
+            update={
+                "seed": seed,
+                "metrics": metrics,
+                "curves": {"train_loss": [steps, falling], next(iter(metrics)): [steps, falling[::-1]]},
+                "pictures": pictures,
+                "commit": f"{i:040x}",
+                "device": f"CPU number {i % 4}",
+                "wall_seconds": float(rng.random() * 100),
+            }
         )
-        path = folder / paper / record.file_name()
+        path = folder / record.paper / record.file_name()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(record.to_json(), encoding="utf-8")
         if drawn:
-            write_atomically(path.with_name(record.picture_file("samples")), drawn)
+            path.with_name(record.picture_file("samples")).write_bytes(drawn)
+
+
+def _presets() -> Iterator[tuple[Record, Record]]:
+    """Of every preset that measures a claim two records: one by its protocol, and one that deviates."""
+    for paper in paper_names():
+        known = presets(paper)
+        sides = [(claim, side) for claim in load(paper).claim for side in claim.measured_by()]
+        for preset in sorted({name for _, side in sides for name in side.presets} & known.keys()):
+            config = as_config(known[preset])
+            field = next(name for name, value in config.items() if type(value) in (int, float))
+            metrics = {side.metric: float(claim.value or 1) for claim, side in sides if preset in side.presets}
+            plain = Record(
+                paper=paper,
+                preset=preset,
+                overrides={},
+                config=config,
+                seed=0,
+                stacked=1,
+                status="finished",
+                claims=[claim.id for claim in speaking_to(paper, preset, metrics)],
+                deviations={},
+                metrics=metrics,
+                curves={},
+                data={},
+                commit="",
+                dirty=False,
+                versions={"torch": "2.13.0"},
+                device="",
+                precision="no",
+                processes=1,
+                threads=1,
+                started="2026-01-01T00:00:00+00:00",
+                wall_seconds=1.0,
+                steps_per_second=10.0,
+                peak_memory_mib=500.0,
+            )
+            changed = {field: config[field] + 1}
+            deviating = plain.model_copy(update={"overrides": changed, "config": config | changed})
+            yield tuple(  # type: ignore[misc]
+                record.model_copy(
+                    update={
+                        "deviations": {
+                            claim.id: deviations(claim, side, record.config, {})
+                            for claim, side in sides
+                            if preset in side.presets
+                        }
+                    }
+                )
+                for record in (plain, deviating)
+            )
 
 
 def _picture(rng: np.random.Generator) -> bytes:

@@ -19,10 +19,10 @@ from common.records import Record, write_atomically
 from tools.page import GROUP_OF, GROUPS, groups
 from tools.rows import Judged, axis_of, counts, drawn, gap, verdict_kind
 
-DRAWING = 1  # grows when the same facts are to be drawn otherwise
+DRAWING = 2  # grows when the same facts are to be drawn otherwise
 FOLDER = LEADERBOARDS / "plots"
 TAKEN = FOLDER / "page.png"  # of the page itself, by tests/browser.py
-COLORS = {"agrees": "#2f9e57", "differs": "#d24a42", "no verdict": "#e0a72c", "not run": "#cbd2da"}
+COLORS = {"agrees": "#2f9e57", "differs": "#d24a42", "no verdict": "#b9820f", "not run": "#cbd2da"}
 VALUES, CURVES, SEEDS, POINTS = 24, 6, 5, 40  # at most so many rows, panels, curves in one, points of one
 
 

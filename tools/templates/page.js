@@ -323,6 +323,7 @@ for (const input of all(".prices input")) input.addEventListener("input", next);
 
 // Names of views are no places to scroll to: the view comes to the reader.
 for (const section of all(".view")) section.id = "view-" + section.id;
+$(".skip").hash = "#view-papers";
 $(".skip").addEventListener("click", event => { event.preventDefault(); show("papers"); ($(".paper:not([hidden]) > summary") || $("#clear")).focus(); });
 for (const row of rows) row.fit = true;
 const units = new Map();
