@@ -168,7 +168,10 @@ def read(path: Path) -> Record:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UserError(f"{path}: not a valid record ({where + ': ' if where else ''}{first['msg']})") from None
-    fields = _lines(content.decode())
+    try:
+        fields = _lines(content.decode())
+    except ValueError:  # laid out otherwise
+        fields = {}
     if record.hash == _digest_of(fields):
         if fields['"config"'].isascii():
             vars(record)["config_text"] = fields['"config"']  # saves printing it once more
