@@ -154,8 +154,10 @@ def _png(figure: Any, facts: dict[str, Any]) -> bytes:
     figure.savefig(drawn_png, format="png")
     texts.add_text("Facts", _fingerprint(facts))
     shades = Image.new("P", (1, 1))  # a palette by frequency would give a single dot the colour of another verdict
-    steps = [i / SHADES for i in range(SHADES + 1)]
-    shades.putpalette([round(255 + (part - 255) * step) for color in DRAWN for step in steps for part in color])
+    steps = [i / SHADES for i in range(1, SHADES + 1)]
+    mixed = {tuple(round(255 + (part - 255) * step) for part in color) for color in DRAWN for step in steps}
+    apart = sorted(color for color in mixed if min(color) < 240)  # white stays white
+    shades.putpalette([part for color in [(255, 255, 255), *apart] for part in color])
     image = Image.open(drawn_png).convert("RGB").quantize(palette=shades, dither=Image.Dither.NONE)
     image.save(out, format="PNG", optimize=True, pnginfo=texts)
     return out.getvalue()
