@@ -194,12 +194,12 @@ def _paper(facts: dict[str, Any]) -> bytes:
         longest = max(len(name) for name, *_ in values)
         _place(parts[0], WIDTH, high, 0.2 + 0.068 * longest, 0.2, 0.15, 0.55)
     if rows:
-        panels = parts[1].subplots(rows, 3, squeeze=False).flat
-        parts[1].subplots_adjust(wspace=0.42, hspace=0.75)
+        panels = list(parts[1].subplots(rows, 3, squeeze=False).flat)
+        parts[1].subplots_adjust(wspace=0.42, hspace=0.7)
         _place(parts[1], WIDTH, PANEL * rows, 0.65, 0.15, 0.45, 0.5)
         for axes, curve in zip(panels, curves, strict=False):
             _panel(axes, *curve)
-        for axes in list(panels)[len(curves) :]:
+        for axes in panels[len(curves) :]:
             axes.set_visible(False)
     return _png(figure, facts)
 
