@@ -15,6 +15,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 from huggingface_hub import ModelCard
+from PIL import Image
 
 from common.claims import load
 from common.errors import UserError
@@ -280,6 +281,16 @@ def test_ten_thousand_records_stay_below_five_megabytes(tmp_path: Path) -> None:
 def test_the_picture_of_the_page_is_no_stray_and_is_small() -> None:
     assert plots.TAKEN.stat().st_size < 150_000
     assert plots.TAKEN not in plots.stale(judge_all())
+
+
+def test_a_plots_only_green_dot_is_green_and_its_ground_white() -> None:
+    values = [["a", 1.0, 0.1, "no verdict"]] * 20 + [["b", 0.5, 0.1, "agrees"]]
+    curve = ["title", "loss", "step", 1, None, [[[0.0, 1.0], [1.0, 0.5]]]]
+    png = plots._paper({"values": values, "of": 21, "curves": [curve]})
+    shown = sorted(Image.open(io.BytesIO(png)).convert("RGB").getcolors(1000), reverse=True)
+    assert shown[0][1] == (255, 255, 255)
+    wanted = {tuple(bytes.fromhex(plots.COLORS[group][1:])) for group in ("agrees", "no verdict")}
+    assert wanted <= {color for _, color in shown}
 
 
 # ---- exports
