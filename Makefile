@@ -1,10 +1,10 @@
-# make reproduce [CLAIM=lstm/table9/6a] · make test · make lint · make leaderboard
+# make reproduce [CLAIM=lstm/table9/6a] · make test · make lint · make leaderboard · make browser · make picture
 PYTHON ?= python3
 VENV ?= .venv
 CLAIM ?= lstm/table9/6a
 READY := $(VENV)/.ready
 
-.PHONY: reproduce test lint leaderboard clean
+.PHONY: reproduce test lint leaderboard browser picture clean
 
 reproduce: $(READY)
 	@$(VENV)/bin/repro claim $(CLAIM) --fresh
@@ -17,6 +17,13 @@ lint: $(READY)
 
 leaderboard: $(READY)
 	@$(VENV)/bin/repro board
+
+# The page in Chromium, and the README's picture of it: tests/browser.py says what these need.
+browser: $(READY)
+	@$(VENV)/bin/python -m pytest -m browser
+
+picture: $(READY)
+	@$(VENV)/bin/python -m tests.browser
 
 # Happens once, and again when the dependencies change.
 $(READY): pyproject.toml constraints.txt

@@ -100,6 +100,18 @@ def save(folder: Path, step: int, state: Any, seconds: float) -> None:
 def load(folder: Path, state: Any) -> tuple[int, float]:
     """Restore the newest intact checkpoint into `state`: (step, seconds run so far); (0, 0.0) where there is none.
 
+    Raises:
+        UserError: there are checkpoints, and every one is damaged.
+    """
+    step, seconds, saved = newest(folder)
+    if saved is not None:
+        restore(state, saved)
+    return step, seconds
+
+
+def newest(folder: Path) -> tuple[int, float, Any]:
+    """(step, seconds run so far, saved state on the CPU) of the newest intact checkpoint; (0, 0.0, None) without any.
+
     A damaged checkpoint is passed over for the one before it, and said so.
 
     Raises:
@@ -122,12 +134,11 @@ def load(folder: Path, state: Any) -> tuple[int, float]:
             damaged.append(f"{candidate.name}: {str(error).splitlines()[0]}")
             continue
         for line in damaged:
-            warnings.warn(f"damaged checkpoint passed over, {line}", stacklevel=2)
-        restore(state, saved)
-        return step, seconds
+            warnings.warn(f"damaged checkpoint passed over, {line}", stacklevel=3)
+        return step, seconds, saved
     if damaged:
         raise UserError(f"no intact checkpoint in {folder} ({damaged[0]}); start the run anew")
-    return 0, 0.0
+    return 0, 0.0, None
 
 
 def _verified(candidate: Path) -> tuple[int, float]:

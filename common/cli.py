@@ -211,11 +211,9 @@ def saved_run(folder: Path) -> dict[str, Any]:
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
             raise TypeError
     except FileNotFoundError:
-        raise UserError(
-            f"--resume {folder}: no run there (run.json is missing); name the folder the run printed"
-        ) from None
+        raise UserError(f"{folder}: no run there (run.json is missing); name the folder the run printed") from None
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise UserError(f"--resume {folder}: run.json is damaged, the run cannot be resumed from it") from None
+        raise UserError(f"{folder}: run.json is damaged, nothing can be made of this run") from None
     return saved
 
 

@@ -9,7 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import UserError
-from common.records import CURVE_POINTS, Picture, accept, keep, load_all, read, thin, write_atomically
+from common.records import (
+    CURVE_POINTS,
+    Picture,
+    _digest_of,
+    _lines,
+    accept,
+    keep,
+    load_all,
+    read,
+    thin,
+    write_atomically,
+)
 from tests.test_verdicts import record
 
 
@@ -45,6 +56,36 @@ def test_a_changed_or_torn_record_is_refused(damage, said: str, tmp_path: Path) 
     path.write_text(damage(path.read_text()))
     with pytest.raises(UserError, match=said):
         read(path)
+
+
+@pytest.mark.parametrize("layout", [{"indent": 1}, {}, {"sort_keys": True}, {"separators": (",", ":")}])
+def test_a_record_laid_out_otherwise_is_the_same_record(layout: dict, tmp_path: Path) -> None:
+    path = accept(record(80.0, 3, curves={"loss": [[0.0, 1.0], [2.5, None]], "a]], b": [[0.0], [1e-9]]}), tmp_path)
+    before = read(path)
+    path.write_text(json.dumps(json.loads(path.read_text()), **layout))
+    assert read(path) == before
+    path.write_text(path.read_text().replace("2.5", "2.6"))
+    with pytest.raises(UserError, match="hash differs"):
+        read(path)
+
+
+def test_the_quick_digest_is_the_digest(tmp_path: Path) -> None:
+    """Of records as they are written; what it gives of others is never taken for theirs."""
+    made = [
+        record(80.0, 3),
+        record(80.0, 3, curves={}),
+        record(80.0, 3, curves={"b": [[0.0, 1.0], [2.5, None]], "a": [[0.0], [1e-9]]}, overrides={"ü": [1, {"b": 2}]}),
+        record(80.0, 3, compiled=True, data={"z": "1", "a": "2"}),
+        record(80.0, 3).model_copy(update={"pictures": {"grid": Picture(alt='A "grid", quoted', sha256="0" * 64)}}),
+        *list(load_all("moe"))[:40],
+    ]
+    for one in made:
+        assert _digest_of(_lines(one.to_json())) == one.digest()
+
+
+def test_a_copy_with_another_configuration_has_another_name() -> None:
+    first = record(80.0, 3)
+    assert first.model_copy(update={"config": {"lr": 0.7}}).file_name() != first.file_name()
 
 
 def test_a_renamed_record_is_refused(tmp_path: Path) -> None:

@@ -42,6 +42,10 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
         (("boarding",), "invalid choice"),
         ((), "required"),
         (("board", "--chek"), "unrecognized arguments"),
+        (("board", "--check", "--serve"), "not allowed with argument"),
+        (("board", "--serve", "--port", "65536"), "is not a port"),
+        (("board", "--port", "8000"), "--port goes with --serve"),
+        (("card", "gcn"), "required: --run"),
     ],
 )
 def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], argv: tuple[str, ...], said: str) -> None:

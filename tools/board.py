@@ -1,14 +1,17 @@
 """The leaderboard: pages rendered from claims and records alone, so that rendering twice gives the same bytes."""
 
+import contextlib
+import gc
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from common.claims import PaperClaims, load
 from common.errors import UserError
-from common.paths import LEADERBOARDS, PAPERS, ROOT
+from common.paths import LEADERBOARDS, PAPERS, RECORDS, ROOT, paper_names
 from common.records import Record, write_atomically
-from tools import checks, exports, page, plots
+from tools import bench, checks, exports, page, plots
 from tools.page import GROUPS, groups
 from tools.rows import (
     ORDER,
@@ -17,6 +20,7 @@ from tools.rows import (
     counts,
     duration,
     judge_all,
+    judge_paper,
     metric_name,
     ours,
     reported,
@@ -26,9 +30,27 @@ from tools.rows import (
 BLOCK = ("<!-- results -->", "<!-- /results -->")
 
 
-def render(judged: dict[str, Judged] | None = None) -> dict[Path, str]:
-    """Every generated text: path -> content. Pictures are drawn by `plots`."""
-    judged = judge_all() if judged is None else judged
+@contextlib.contextmanager
+def _keeping_everything() -> Iterator[None]:
+    """Records and verdicts stay to the end: looking for garbage among them takes a fifth of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@_keeping_everything()
+def render(judged: dict[str, Judged] | None = None, folder: Path = RECORDS) -> dict[Path, str]:
+    """Every generated text: path -> content. Plots are drawn by `plots`.
+
+    Args:
+        judged: the verdicts, where they are known already.
+        folder: where the records lie, and their pictures.
+    """
+    judged = judge_all(folder=folder) if judged is None else judged
     pages = {LEADERBOARDS / "README.md": _overview(judged)}
     for paper, claims in judged.items():
         pages[LEADERBOARDS / f"{paper}.md"] = _paper_page(load(paper), claims)
@@ -37,15 +59,16 @@ def render(judged: dict[str, Judged] | None = None) -> dict[Path, str]:
         if readme.exists():
             pages[readme] = _with_block(readme, _summary(paper, claims))
     pages[ROOT / "README.md"] = _with_block(ROOT / "README.md", _papers(judged))
-    pages[LEADERBOARDS / "index.html"] = page.html(judged, MEANING)
+    pages[LEADERBOARDS / "index.html"] = page.html(judged, MEANING, folder)
     pages[LEADERBOARDS / "results.json"] = exports.results_json(judged)
     pages[LEADERBOARDS / "results.csv"] = exports.results_csv(judged)
     pages[LEADERBOARDS / "results.schema.json"] = _schema(exports.Results)
     pages[LEADERBOARDS / "record.schema.json"] = _schema(Record)
     pages[LEADERBOARDS / "claims.schema.json"] = _schema(PaperClaims)
-    return pages
+    return pages | bench.pages()
 
 
+@_keeping_everything()
 def write() -> list[str]:
     """Write the pages and plots that changed; returns their paths."""
     changed, judged = [], judge_all()
@@ -62,12 +85,13 @@ def _text(path: Path) -> str:
         return file.read()
 
 
+@_keeping_everything()
 def check() -> list[str]:
     """What is wrong: invalid records, records nobody claims, stale pages. Empty when all is well."""
-    problems = checks.problems()
+    problems, records = checks.examine()
     if problems:
         return problems
-    judged = judge_all()
+    judged = {paper: judge_paper(paper, records[paper]) for paper in paper_names()}
     for path, content in render(judged).items():
         if not path.exists():
             problems.append(f"{path.relative_to(ROOT)}: missing; run `repro board`")

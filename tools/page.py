@@ -16,10 +16,12 @@ from typing import Any
 
 import jinja2
 from markdown_it import MarkdownIt
+from markupsafe import Markup, escape
 
 from common.claims import Claim, load
 from common.paths import PAPERS, RECORDS
 from common.records import Record
+from tools import bench
 from tools.costs import Open, open_claims
 from tools.rows import (
     Judged,
@@ -54,17 +56,18 @@ EXPLAINED = {
 }
 CURVES_SHOWN = 10  # seeds whose curves are drawn; of more every n-th, and the page says so
 DOTS_SHOWN = 60  # seeds in a dot plot
-CURVE_BYTES = 1_100_000
-PICTURE_BYTES = 1_500_000  # of all pictures, encoded; those beyond are named with their file
+CURVE_BYTES = 900_000
+PICTURE_BYTES = 1_400_000  # of all pictures, encoded; those beyond are named with their file
 OPEN_SHOWN = 80  # rows of the time-and-money view
 USD_PER_GPU_HOUR, USD_PER_CPU_HOUR = 2.5, 0.1  # where the reader's own prices begin
 
 
-def html(judged: dict[str, Judged], meaning: dict[str, str]) -> str:
-    """The whole page."""
+def html(judged: dict[str, Judged], meaning: dict[str, str], folder: Path = RECORDS) -> str:
+    """The whole page; `folder` has the records' pictures."""
     payload = Payload()
     everything = [pair for claims in judged.values() for pair in claims]
-    pictures = _pictures(judged)
+    pictures = _pictures(judged, folder)
+    races = [_race(record) for record in bench.newest()]
     papers = [
         {
             "card": load(paper).paper,
@@ -74,6 +77,7 @@ def html(judged: dict[str, Judged], meaning: dict[str, str]) -> str:
             "pictures": pictures.get(paper, []),
             "missed": _missed(paper),
             "data": load(paper).data,
+            "speed": [race for race in races if race["of"] == paper],
         }
         for paper, claims in judged.items()
     ]
@@ -94,6 +98,7 @@ def html(judged: dict[str, Judged], meaning: dict[str, str]) -> str:
             meaning=meaning,
             devices=payload.devices.texts,
             following=following,
+            races=races,
             unpriced=unpriced,
             gpu_price=USD_PER_GPU_HOUR,
             cpu_price=USD_PER_CPU_HOUR,
@@ -120,6 +125,8 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["code"] = _code
+    environment.filters["command"] = _command
     environment.filters["minutes"] = lambda minutes: duration(minutes * 60) if minutes else ""
     return environment
 
@@ -172,13 +179,11 @@ class Payload:
     def to_json(self) -> str:
         """The JSON, safe inside a script element."""
         points, shown = 60, CURVES_SHOWN
-        while True:
-            curves = [_curve(*one, points, shown) for one in self.curves]
-            if len(_json(curves)) <= CURVE_BYTES or points == 6:
-                break
-            points, shown = max(6, points * 2 // 3), max(3, shown * 2 // 3)
-        data = {"claims": self.claims, "texts": self.texts.texts, "devices": self.devices.texts, "curves": curves}
-        return _json(data).replace("<", "\\u003c")
+        while points > 6 and sum(_size(*one, points, shown) for one in self.curves) > CURVE_BYTES:
+            points, shown = max(6, points * 4 // 5), max(3, shown * 4 // 5)
+        curves = [_curve(*one, points, shown) for one in self.curves]
+        data = {"claims": self.claims, "texts": self.texts.texts, "devices": self.devices.texts}
+        return f'{_json(data)[:-1]},"points":{points},"curves":[{",".join(curves)}]}}'.replace("<", "\\u003c")
 
 
 def _json(value: Any) -> str:
@@ -194,20 +199,32 @@ def _points(record: Record, metric: str, axis: str, most: int) -> list[tuple[flo
     return found
 
 
-def _curve(metric: str, axis: str, records: tuple[Record, ...], points: int, shown: int) -> dict[str, Any]:
-    """Curves as lists of numbers with four digits; where all runs logged at the same steps, these are given once."""
-    chosen = records[:: -(-len(records) // shown)]
-    found = [(record.seed, _points(record, metric, axis, points)) for record in chosen]
+def _chosen(records: tuple[Record, ...], shown: int) -> tuple[Record, ...]:
+    """Every n-th run, so that at most `shown` remain."""
+    return records[:: -(-len(records) // shown)]
+
+
+def _size(metric: str, axis: str, records: tuple[Record, ...], points: int, shown: int) -> int:
+    """About how many bytes `_curve` gives: seven a number, steps counted once."""
+    lengths = [min(points, len(record.curves[metric][0])) for record in _chosen(records, shown)]
+    return 80 + 7 * (sum(lengths) + max(lengths))
+
+
+def _curve(metric: str, axis: str, records: tuple[Record, ...], points: int, shown: int) -> str:
+    """Curves as JSON, with four digits; where all runs logged at the same steps, these are given once."""
+    found = [(record.seed, _points(record, metric, axis, points)) for record in _chosen(records, shown)]
     found = [(seed, curve) for seed, curve in found if len(curve) > 1]
-    across = [[_digits(x, 6) for x, _ in curve] for _, curve in found]
-    return {
-        "metric": metric,
-        "axis": axis,
-        "runs": len(records),
-        "seeds": [seed for seed, _ in found],
-        "x": across[:1] if all(one == across[0] for one in across) else across,
-        "y": [[_digits(y, 4) for _, y in curve] for _, curve in found],
-    }
+    across = [[x for x, _ in curve] for _, curve in found]
+    across = across[:1] if all(one == across[0] for one in across) else across
+    seeds = [seed for seed, _ in found]
+    head = _json({"metric": metric, "axis": axis, "runs": len(records), "seeds": seeds})
+    drawn = _lists([[y for _, y in curve] for _, curve in found], 4)
+    return f'{head[:-1]},"x":{_lists(across, 6)},"y":{drawn}}}'
+
+
+def _lists(lists: list[list[float]], digits: int) -> str:
+    """Lists of numbers as JSON, quicker than through `json`: there are a hundred thousand."""
+    return "[" + ",".join("[" + ",".join([f"%.{digits}g"] * len(one)) % tuple(one) + "]" for one in lists) + "]"
 
 
 def _digits(value: float, digits: int) -> float | int:
@@ -266,7 +283,7 @@ def _details(claim: Claim, verdict: Verdict, payload: Payload) -> dict[str, Any]
         "deviations": [place(line) for line in verdict.deviations],
         "assumptions": [place(line) for line in assumptions(claim)],
         "notes": notes,
-        "command": command(claim),
+        "command": None if command(claim) == f"repro claim {claim.id} --fresh" else command(claim),
         "presets": list(dict.fromkeys(side.preset for side in claim.measured_by())),
     }
     if records:
@@ -302,7 +319,7 @@ def _side(side: Measured) -> dict[str, Any]:
 # ---- pictures, text, costs
 
 
-def _pictures(judged: dict[str, Judged]) -> dict[str, list[dict[str, str]]]:
+def _pictures(judged: dict[str, Judged], folder: Path) -> dict[str, list[dict[str, str]]]:
     """Every picture once, of each preset those of the first run that left any; small ones first come in."""
     found: dict[tuple[str, str], Record] = {}
     for claims in judged.values():
@@ -313,7 +330,7 @@ def _pictures(judged: dict[str, Judged]) -> dict[str, list[dict[str, str]]]:
     sized = []
     for record in found.values():
         for name in record.pictures:
-            path = RECORDS / record.paper / record.picture_file(name)
+            path = folder / record.paper / record.picture_file(name)
             sized.append((path.stat().st_size, path))
     room, embedded = PICTURE_BYTES, set()
     for size, path in sorted(sized):
@@ -323,7 +340,7 @@ def _pictures(judged: dict[str, Judged]) -> dict[str, list[dict[str, str]]]:
     pictures: dict[str, list[dict[str, str]]] = {}
     for (paper, preset), record in found.items():
         for name, picture in record.pictures.items():
-            path = RECORDS / paper / record.picture_file(name)
+            path = folder / paper / record.picture_file(name)
             png = base64.b64encode(path.read_bytes()).decode() if path in embedded else ""
             pictures.setdefault(paper, []).append(
                 {
@@ -360,6 +377,33 @@ def _missed(paper: str) -> dict[str, str] | None:
             if token.type == "link_open":
                 token.attrSet("href", link(str(token.attrGet("href"))))
     return {"title": found["title"], "html": markdown.renderer.render(tokens, markdown.options, {})}
+
+
+def _race(record: bench.SpeedRecord) -> dict[str, Any]:
+    """A timed piece of work: the row of the table of speeds, and how it grows."""
+    (row,) = bench.rows([record])
+    growth = record.growth
+    sizes = list(zip(growth.sizes, *bench.growth_text(growth), strict=True)) if growth else []
+    return (
+        row
+        | {"of": record.paper, "case": record.case, "device": record.device, "grows": sizes}
+        | {"size": growth.what if growth else ""}
+    )
+
+
+def _code(text: str) -> Markup:
+    """Text with what stands between backticks as code."""
+    parts = str(text).split("`")
+    marked = [Markup("<code>{}</code>").format(part) if i % 2 else escape(part) for i, part in enumerate(parts)]
+    return Markup("").join(marked)
+
+
+def _command(text: str) -> Markup:
+    """A command whose flags do not break at their hyphens."""
+    first, *flags = re.split(r" (?=--)", text)
+    return Markup("<code>{}</code>").format(
+        Markup(" ").join([first, *(Markup('<span class="flag">{}</span>').format(flag) for flag in flags)])
+    )
 
 
 def _next(judged: dict[str, Judged]) -> tuple[list[Open], int]:

@@ -19,9 +19,14 @@ from common.records import Record, write_atomically
 from tools.page import GROUP_OF, GROUPS, groups
 from tools.rows import Judged, axis_of, counts, drawn, gap, verdict_kind
 
-DRAWING = 1  # grows when the same facts are to be drawn otherwise
+DRAWING = 3  # grows when the same facts are to be drawn otherwise
 FOLDER = LEADERBOARDS / "plots"
-COLORS = {"agrees": "#2f9e57", "differs": "#d24a42", "no verdict": "#e0a72c", "not run": "#cbd2da"}
+TAKEN = FOLDER / "page.png"  # of the page itself, by tests/browser.py
+COLORS = {"agrees": "#2f9e57", "differs": "#d24a42", "no verdict": "#b9820f", "not run": "#cbd2da"}
+CURVE, REPORTED, QUIET, GRID = "#0b57b0", "#a01d1d", "#56606d", "#dde2e8"
+DRAWN = [bytes.fromhex(color[1:]) for color in ("#000000", CURVE, REPORTED, QUIET, GRID, *COLORS.values())]
+SHADES = 26  # of each, from white
+WIDTH, PANEL = 9.0, 2.3  # inches: of a figure, of a row of learning curves
 VALUES, CURVES, SEEDS, POINTS = 24, 6, 5, 40  # at most so many rows, panels, curves in one, points of one
 
 
@@ -67,7 +72,7 @@ def _wanted(judged: dict[str, Judged]) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def _others(judged: dict[str, Judged]) -> list[Path]:
-    return sorted(set(FOLDER.glob("*.png")) - {path for path, _ in _wanted(judged)})
+    return sorted(set(FOLDER.glob("*.png")) - {TAKEN} - {path for path, _ in _wanted(judged)})
 
 
 def _facts(claims: Judged) -> dict[str, Any]:
@@ -133,24 +138,36 @@ def _fingerprint_in(path: Path) -> str | None:
 def _figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=110, layout="constrained", facecolor="white")
+    return Figure(figsize=(width, height), dpi=110, facecolor="white")
+
+
+def _place(figure: Any, width: float, height: float, left: float, right: float, top: float, bottom: float) -> None:
+    """Margins around a figure's panels in inches: to have matplotlib find them takes as long as the drawing."""
+    figure.subplots_adjust(left=left / width, right=1 - right / width, top=1 - top / height, bottom=bottom / height)
 
 
 def _png(figure: Any, facts: dict[str, Any]) -> bytes:
-    """The figure in 64 colours (a third of the size), with its fingerprint."""
+    """The figure in the colours it is drawn with (a third of the size), with its fingerprint."""
     from PIL import Image, PngImagePlugin
 
     drawn_png, out, texts = io.BytesIO(), io.BytesIO(), PngImagePlugin.PngInfo()
     figure.savefig(drawn_png, format="png")
     texts.add_text("Facts", _fingerprint(facts))
-    image = Image.open(drawn_png).convert("RGB").quantize(64, dither=Image.Dither.NONE)
+    shades = Image.new("P", (1, 1))  # a palette by frequency would give a single dot the colour of another verdict
+    steps = [i / SHADES for i in range(1, SHADES + 1)]
+    mixed = {tuple(round(255 + (part - 255) * step) for part in color) for color in DRAWN for step in steps}
+    apart = sorted(color for color in mixed if min(color) < 240)  # white stays white
+    shades.putpalette([part for color in [(255, 255, 255), *apart] for part in color])
+    image = Image.open(drawn_png).convert("RGB").quantize(palette=shades, dither=Image.Dither.NONE)
     image.save(out, format="PNG", optimize=True, pnginfo=texts)
     return out.getvalue()
 
 
 def _overview(facts: dict[str, Any]) -> bytes:
-    figure = _figure(8.4, 0.9 + 0.27 * len(facts))
+    height = 0.9 + 0.27 * len(facts)
+    figure = _figure(WIDTH, height)
     axes = figure.subplots()
+    _place(figure, WIDTH, height, 1.0, 0.9, 0.35, 0.5)
     names = list(facts)[::-1]
     left = [0.0] * len(names)
     for group in GROUPS:
@@ -158,11 +175,11 @@ def _overview(facts: dict[str, Any]) -> bytes:
         axes.barh(names, wide, left=left, color=COLORS[group], label=group, height=0.72)
         left = [a + b for a, b in zip(left, wide, strict=True)]
     for y, name in enumerate(names):
-        axes.text(101, y, f"{sum(facts[name].values())} claims", va="center", fontsize=8, color="#56606d")
+        axes.text(101, y, f"{sum(facts[name].values())} claims", va="center", fontsize=8, color=QUIET)
     axes.set(xlim=(0, 100), xlabel="% of a paper's claims")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(length=0)
-    figure.legend(loc="outside upper left", ncols=4, frameon=False)
+    figure.legend(loc="upper left", ncols=4, frameon=False)
     return _png(figure, facts)
 
 
@@ -170,15 +187,19 @@ def _paper(facts: dict[str, Any]) -> bytes:
     values, curves = facts["values"], facts["curves"]
     rows = math.ceil(len(curves) / 3)
     high = (0.9 + 0.24 * len(values)) if values else 0.0
-    figure = _figure(9, high + 2.3 * rows)
-    parts = figure.subfigures(2, 1, height_ratios=[high, 2.3 * rows]) if values and rows else [figure, figure]
+    figure = _figure(WIDTH, high + PANEL * rows)
+    parts = figure.subfigures(2, 1, height_ratios=[high, PANEL * rows]) if values and rows else [figure, figure]
     if values:
         _gaps(parts[0], values, facts["of"])
+        longest = max(len(name) for name, *_ in values)
+        _place(parts[0], WIDTH, high, 0.2 + 0.068 * longest, 0.2, 0.15, 0.55)
     if rows:
-        panels = parts[1].subplots(rows, 3, squeeze=False).flat
+        panels = list(parts[1].subplots(rows, 3, squeeze=False).flat)
+        parts[1].subplots_adjust(wspace=0.42, hspace=0.7)
+        _place(parts[1], WIDTH, PANEL * rows, 0.65, 0.15, 0.45, 0.5)
         for axes, curve in zip(panels, curves, strict=False):
             _panel(axes, *curve)
-        for axes in list(panels)[len(curves) :]:
+        for axes in panels[len(curves) :]:
             axes.set_visible(False)
     return _png(figure, facts)
 
@@ -187,7 +208,7 @@ def _gaps(figure: Any, values: list[list[Any]], of: int) -> None:
     axes = figure.subplots()
     for y, (_, middle, half, group) in enumerate(values):
         axes.errorbar(middle, y, xerr=half or None, fmt="o", color=COLORS[group], ms=5, lw=1.4)
-    axes.axvline(0, color="#a01d1d", ls="--", lw=1)
+    axes.axvline(0, color=REPORTED, ls="--", lw=1)
     axes.set_yticks(range(len(values)), [name for name, *_ in values], fontsize=8)
     axes.set_ylim(len(values) - 0.5, -0.5)
     if max(abs(v) + h for _, v, h, _ in values) > 10:
@@ -198,7 +219,7 @@ def _gaps(figure: Any, values: list[list[Any]], of: int) -> None:
         fontsize=8,
     )
     axes.tick_params(labelsize=8)
-    axes.grid(axis="x", color="#dde2e8", lw=0.6)
+    axes.grid(axis="x", color=GRID, lw=0.6)
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -206,9 +227,9 @@ def _panel(
     axes: Any, title: str, metric: str, axis: str, runs: int, target: float | None, lines: list[list[list[float]]]
 ) -> None:
     for line in lines:
-        axes.plot(*zip(*line, strict=True), color="#0b57b0", lw=0.9, alpha=0.7)
+        axes.plot(*zip(*line, strict=True), color=CURVE, lw=0.9, alpha=0.7)
     if target is not None:
-        axes.axhline(target, color="#a01d1d", ls="--", lw=1)
+        axes.axhline(target, color=REPORTED, ls="--", lw=1)
     least, most = (f(y for line in lines for _, y in line) for f in (min, max))
     if least > 0 and most / least > 60:
         axes.set_yscale("log")
@@ -218,4 +239,6 @@ def _panel(
     )
     axes.set_ylabel(metric, fontsize=7)
     axes.tick_params(labelsize=7)
+    axes.locator_params(axis="x", nbins=4)
+    axes.minorticks_off()
     axes.spines[["top", "right"]].set_visible(False)

@@ -50,6 +50,11 @@ def _parser() -> argparse.ArgumentParser:
             raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
         return int(text)
 
+    def port(text: str) -> int:
+        if not text.isdigit() or int(text) > 65535:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a port")
+        return int(text)
+
     listing = add("list", _list, "papers, their presets, and their claims with reach and verdict")
     listing.add_argument("paper", nargs="*", help="only these papers")
 
@@ -69,9 +74,17 @@ def _parser() -> argparse.ArgumentParser:
     claim.add_argument("--data-dir", help="local mirror of the data sets (default: $PAPERS_DATA, else the Hub)")
 
     board = add("board", _board, "render the leaderboard from claims and records")
-    board.add_argument(
+    way = board.add_mutually_exclusive_group()
+    way.add_argument(
         "--check", action="store_true", help="write nothing; fail where a page is stale or a record invalid"
     )
+    way.add_argument("--serve", action="store_true", help="render, then open the page in a browser until Ctrl-C")
+    board.add_argument("--port", type=port, help="with --serve: the port to listen on (default: any free one)")
+
+    card = add("card", _card, "a finished run's weights (safetensors) and model card, ready to push to the Hub")
+    card.add_argument("paper", help="the paper whose run it is")
+    card.add_argument("--run", required=True, dest="run_folder", help="the run's folder")
+    card.add_argument("--to", help="where to write (default: `card` in the run's folder)")
 
     audit = add("audit", _audit, "the counts at the paper's own scale: parameters, shapes, FLOPs")
     audit.add_argument("paper", nargs="*", help="only these papers")
@@ -203,6 +216,8 @@ def _claim(arguments: argparse.Namespace) -> int:
 def _board(arguments: argparse.Namespace) -> int:
     from tools.board import check, write
 
+    if arguments.port is not None and not arguments.serve:
+        raise UserError("--port goes with --serve")
     if arguments.check:
         problems = check()
         if arguments.json:
@@ -215,6 +230,26 @@ def _board(arguments: argparse.Namespace) -> int:
         _print_json(changed)
     else:
         print("\n".join(f"wrote {path}" for path in changed) or "the pages were up to date")
+    if arguments.serve:
+        from tools.serve import serve
+
+        serve(arguments.port or 0)
+    return 0
+
+
+def _card(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from tools.card import make
+
+    run = Path(arguments.run_folder)
+    folder = Path(arguments.to) if arguments.to else run / "card"
+    made = make(arguments.paper, run, folder)
+    if arguments.json:
+        _print_json([str(path) for path in made])
+    else:
+        print("\n".join(f"wrote {path}" for path in made))
+        print(f"push it with: hf upload <your name>/{arguments.paper}-reproduced {folder}")
     return 0
 
 

@@ -1,13 +1,16 @@
 """One claim as every reader sees it: terminal, page, plots, JSON."""
 
+import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from common.claims import Claim, config_differences, load, presets, unsaid_of
-from common.paths import paper_names
+from common.paths import RECORDS, paper_names
 from common.records import Record, load_all
 from tools.verdicts import Verdict, half_unit, judge
 
@@ -17,9 +20,9 @@ ORDER += ["too noisy", "undecided", "too few seeds", "deviates", "not run"]
 SEEN = "sequences"  # where a seed logs how many it has seen, that is the axis of its other curves
 
 
-def judge_all(papers: Iterable[str] | None = None) -> dict[str, Judged]:
-    """Every claim of the papers with its verdict: paper -> [(claim, verdict)]."""
-    return {paper: judge_paper(paper, load_all(paper)) for paper in papers or paper_names()}
+def judge_all(papers: Iterable[str] | None = None, folder: Path = RECORDS) -> dict[str, Judged]:
+    """Every claim of the papers with its verdict, by the records below a folder: paper -> [(claim, verdict)]."""
+    return {paper: judge_paper(paper, load_all(paper, folder)) for paper in papers or paper_names()}
 
 
 def judge_paper(paper: str, records: Iterable[Record]) -> Judged:
@@ -200,8 +203,14 @@ def changed_since(record: Record) -> list[str]:
     preset = presets(record.paper).get(record.preset)
     if preset is None:
         return [f"{record.preset} is no longer there"]
-    found = config_differences(preset, record.config)
+    found = _differences(preset, record.config_text)
     return [f"{name}: was {then}, is {now}" for name, (now, then) in found.items() if name not in record.overrides]
+
+
+@cache
+def _differences(preset: Any, config: str) -> dict[str, tuple[Any, Any]]:
+    """`config_differences` of a configuration as text: asked once for all its seeds."""
+    return config_differences(preset, json.loads(config))
 
 
 def drawn(claim: Claim, verdict: Verdict) -> list[tuple[str, str, list[Record]]]:

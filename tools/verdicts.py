@@ -5,7 +5,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from itertools import pairwise
+from functools import cache, cached_property
+from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 
@@ -27,11 +29,11 @@ class Measured:
     deviations: tuple[str, ...] = ()
     records: tuple[Record, ...] = ()
 
-    @property
+    @cached_property
     def mean(self) -> float | None:
         return float(np.mean(self.values)) if self.values else None
 
-    @property
+    @cached_property
     def sd(self) -> float | None:
         return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
 
@@ -67,15 +69,15 @@ class Verdict:
     def n(self) -> int:
         return min((side.runs for side in self.sides), default=0)
 
-    @property
+    @cached_property
     def deviations(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(line for side in self.sides for line in side.deviations))
 
-    @property
+    @cached_property
     def records(self) -> tuple[Record, ...]:
         return tuple({id(r): r for side in self.sides for r in side.records}.values())
 
-    @property
+    @cached_property
     def seconds(self) -> float:
         """Time all its runs took."""
         return sum(record.seconds_per_seed for record in self.records)
@@ -93,10 +95,14 @@ Groups = dict[tuple[str, ...], list[Record]]  # runs that deviate alike
 def group(claim: Claim, side: Side, records: Iterable[Record]) -> Groups:
     """A side's runs by their deviations."""
     groups: Groups = {}
+    known: dict[tuple[Any, ...], tuple[str, ...]] = {}  # the seeds of one configuration deviate alike
     for record in records:
         if record.preset in side.presets and side.metric in record.metrics:
-            found = tuple(deviations(claim, side, record.config, record.data, record.precision, record.device))
-            groups.setdefault(found, []).append(record)
+            device = record.device if claim.hardware else ""
+            key = record.config_text, *record.data.items(), record.precision, device
+            if key not in known:
+                known[key] = tuple(deviations(claim, side, record.config, record.data, record.precision, device))
+            groups.setdefault(known[key], []).append(record)
     return groups
 
 
@@ -227,11 +233,10 @@ def predictive_interval(kind: str, values: np.ndarray, m: int, better: str | Non
         half = _t(n - 1) * float(values.std(ddof=1)) * math.sqrt(1 / n + 1 / m)
         return float(values.mean()) - half, float(values.mean()) + half
     if kind == "proportion":
-        from scipy.stats import betabinom
-
         successes = int(np.count_nonzero(values))
-        future = betabinom(m, successes + 0.5, n - successes + 0.5)
-        return 100 * float(future.ppf(tail)) / m, 100 * float(future.ppf(1 - tail)) / m
+        below = list(accumulate(_beta_binomial(m, successes + 0.5, n - successes + 0.5)))
+        low, high = (next((k for k, p in enumerate(below) if p >= at), m) for at in (tail, 1 - tail))
+        return 100 * low / m, 100 * high / m
     rng = np.random.default_rng(0)
     ours = rng.choice(values, (4000, n))
     drawn = np.take_along_axis(ours, rng.integers(n, size=(4000, m)), axis=1)
@@ -300,6 +305,17 @@ def welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, float
     return difference, _t(freedom) * math.sqrt(va + vb)
 
 
+def _beta_binomial(m: int, a: float, b: float) -> list[float]:
+    """Probability of 0 to m successes in m trials whose rate is Beta(a, b) (scipy.stats takes a second to import)."""
+
+    def log_beta(x: float, y: float) -> float:
+        return math.lgamma(x) + math.lgamma(y) - math.lgamma(x + y)
+
+    ways = [math.lgamma(m + 1) - math.lgamma(k + 1) - math.lgamma(m - k + 1) for k in range(m + 1)]
+    return [math.exp(ways[k] + log_beta(k + a, m - k + b) - log_beta(a, b)) for k in range(m + 1)]
+
+
+@cache
 def _t(freedom: float) -> float:
     from scipy.special import stdtrit  # the quantile alone: scipy.stats takes a second to import
 

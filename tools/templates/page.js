@@ -55,8 +55,8 @@ function dots(claim) {
   });
   const reported = claim.kind !== "trend" && claim.value !== undefined && claim.value !== null;
   if (reported) out += `<line class="rep" x1="${x(claim.value)}" x2="${x(claim.value)}" y1="${top - 6}" y2="${base}"/>`;
-  const seeds = sides.map(side => `${side.values.length < side.n ? `${side.values.length} of ` : ""}${side.n}`).join(" and ");
-  const said = `Dots: ${seeds} runs; bar: their mean` + (reported ? "; dashed: reported" : "") + (claim.interval && claim.kind !== "trend" ? "; shaded: 95 % interval of what the authors would have printed" : "") + (claim.range ? "; grey: the range the paper gives" : "") + ".";
+  const seeds = [...new Set(sides.map(side => `${side.values.length < side.n ? `${side.values.length} of ` : ""}${side.n} runs`))];
+  const said = `Dots: ${seeds.join(" and ")}${seeds.length === 1 && sides.length > 1 ? " each" : ""}; bar: their mean` + (reported ? "; dashed: reported" : "") + (claim.interval && claim.kind !== "trend" ? "; shaded: 95 % interval of what the authors would have printed" : "") + (claim.range ? "; grey: the range the paper gives" : "") + ".";
   return figure(width, base + 22, out, `${sides.map(side => `${side.label}: mean ${number(side.mean)} of ${side.n} runs`).join("; ")}${reported ? `; reported ${claim.value}` : ""}`, said);
 }
 
@@ -70,13 +70,13 @@ function curves(claim, label, found) {
   let out = "";
   const marks = logarithmic ? ticks(Math.log10(y0), Math.log10(y1), 3).filter(Number.isInteger).map(e => 10 ** e) : ticks(y0, y1);
   for (const tick of marks.length ? marks : [y0, y1]) out += `<line class="grid" x1="${left}" x2="${width - right}" y1="${y(tick)}" y2="${y(tick)}"/><text x="${left - 6}" y="${y(tick) + 4}" text-anchor="end">${number(tick, 3)}</text>`;
-  for (const tick of ticks(x0, x1)) out += `<text x="${x(tick)}" y="${height - bottom + 15}" text-anchor="middle">${tick >= 1e4 ? tick / 1000 + "k" : number(tick, 4)}</text>`;
+  for (const tick of ticks(x0, x1)) out += `<text x="${x(tick)}" y="${height - bottom + 15}" text-anchor="${x(tick) > width - right - 14 ? "end" : "middle"}">${tick >= 1e6 ? tick / 1e6 + "M" : tick >= 1e4 ? tick / 1000 + "k" : number(tick, 4)}</text>`;
   out += `<line class="axis" x1="${left}" x2="${width - right}" y1="${height - bottom}" y2="${height - bottom}"/><text x="${(left + width - right) / 2}" y="${height - 4}" text-anchor="middle">${escape(found.axis)}</text>`;
   found.y.forEach((line, i) => { const at = found.x.length === 1 ? found.x[0] : found.x[i]; out += `<path class="curve" d="M${line.map((v, j) => `${x(at[j]).toFixed(1)} ${y(v).toFixed(1)}`).join("L")}"/>`; });
   if (target !== null && target !== undefined) out += `<line class="rep" x1="${left}" x2="${width - right}" y1="${y(target)}" y2="${y(target)}"/>`;
   const shown = found.seeds.length < found.runs ? `${found.seeds.length} of ${found.runs} seeds drawn` : found.runs === 1 ? "one seed" : `all ${found.runs} seeds`;
   return figure(width, height, out, `${found.metric} of ${found.seeds.length} runs over ${found.axis} ${number(x0)} to ${number(x1)}, between ${number(y0)} and ${number(y1)}`,
-    `${label === "ours" ? "" : label + ": "}${found.metric}, ${shown}, thinned${logarithmic ? ", logarithmic" : ""}${target !== null && target !== undefined ? "; dashed: reported" : ""}.`);
+    `${label === "ours" ? "" : label + ": "}${found.metric}, ${shown}${found.y.some(line => line.length >= DATA.points) ? `, thinned to ${DATA.points} points` : ""}${logarithmic ? ", logarithmic" : ""}${target !== null && target !== undefined ? "; dashed: reported" : ""}.`);
 }
 
 function figure(width, height, inside, alternative, caption) {
@@ -103,18 +103,23 @@ function detail(row) {
   if (claim.commits) fact("Source", "commit " + claim.commits.join(", "));
   left.append(facts);
   const part = (name, items) => { if (items && items.length) left.append(node("h4", {}, name), list(items)); };
-  part("Deviations from the paper", (claim.deviations || []).map(i => text[i]));
+  const deviations = (claim.deviations || []).map(i => text[i]), unsaid = deviations.filter(line => line.startsWith("unsaid: ")).map(line => line.slice(8));
+  const folded = (name, items) => { if (items.length) left.append(node("details", {}, node("summary", {}, `${name} (${items.length})`), list(items))); };
+  part("Deviations from the paper", deviations.filter(line => !line.startsWith("unsaid: ")));
+  folded(deviations.length > unsaid.length ? "Also deviations: what the paper leaves unsaid, where the choice may move the number" : "Deviations: what the paper leaves unsaid, where the choice may move the number", unsaid);
   part("Notes", [...(claim.note !== undefined ? [text[claim.note]] : []), ...(claim.notes || []), ...(claim.source !== undefined ? ["Source of the reported value: " + text[claim.source]] : [])]);
   part("Corrected", claim.history);
-  if (claim.assumptions) left.append(node("details", {}, node("summary", {}, `Left unsaid by the paper, and shown not to move the number (${claim.assumptions.length})`), list(claim.assumptions.map(i => text[i]))));
-  const copy = node("button", { type: "button" }, "Copy");
-  copy.addEventListener("click", () => copyText(claim.command, copy));
-  left.append(node("div", { class: "cmd" }, node("code", {}, claim.command), copy));
+  folded("Left unsaid by the paper, and shown not to move the number", (claim.assumptions || []).map(i => text[i]));
+  const command = claim.command || `repro claim ${row.id} --fresh`, copy = node("button", { type: "button" }, "Copy");
+  copy.addEventListener("click", () => copyText(command, copy));
+  left.append(node("div", { class: "cmd" }, node("code", {}, ...command.split(/ (?=--)/).flatMap((part, i) => i ? [" ", node("span", { class: "flag" }, part)] : [part])), copy));
   const links = node("p", {}, node("a", { href: "#" + row.id }, "Link to this claim"));
   for (const preset of claim.pictured || []) links.append(" · ", node("a", { href: `#${row.paper}:${preset}` }, `pictures of ${preset}`));
   left.append(links);
   if (claim.sides) right.append(...[dots(claim)].filter(Boolean));
-  for (const [label, at] of claim.curves || []) if (DATA.curves[at].seeds.length) right.append(curves(claim, label, DATA.curves[at]));
+  const drawn = (claim.curves || []).filter(([, at]) => DATA.curves[at].seeds.length).map(([label, at]) => curves(claim, label, DATA.curves[at]));
+  right.append(...drawn.slice(0, 2));
+  if (drawn.length > 2) right.append(node("details", {}, node("summary", {}, `Learning curves of ${drawn.length - 2} more`), ...drawn.slice(2)));
   const cell = node("td", { colspan: 6, role: "cell" }, node("div", { class: right.childElementCount ? "cols" : "" }, left, ...(right.childElementCount ? [right] : [])));
   return node("tr", { class: "detail", role: "row" }, cell);
 }
@@ -206,7 +211,7 @@ for (const tile of all(".tile")) tile.addEventListener("click", () => { filters.
 
 // ---- views and deep links: #view, #?filters, #paper, #paper/where/which, #paper:preset (its pictures)
 
-const VIEWS = ["papers", "scatter", "next", "verdicts"];
+const VIEWS = ["papers", "scatter", "next", "speed", "verdicts"].filter(name => document.getElementById(name));
 let view = "papers";
 
 function show(name) {
@@ -256,7 +261,7 @@ function pointed(host) {
 }
 
 function scatter() {
-  const size = 520, edge = 52, unit = $("#unit").value, points = [];
+  const size = innerWidth < 640 ? 360 : 520, edge = 52, unit = $("#unit").value, points = [];
   let out = "", left = 0;
   for (const row of rows) {
     const claim = DATA.claims[row.id];
@@ -283,7 +288,7 @@ function scatter() {
 }
 
 function gaps() {
-  const found = rows.filter(row => row.fit && row.gap !== null), names = [...new Set(found.map(row => row.paper))], width = 520, left = 92, line = 26, top = 8, base = top + line * names.length;
+  const found = rows.filter(row => row.fit && row.gap !== null), names = [...new Set(found.map(row => row.paper))], width = innerWidth < 640 ? 360 : 520, left = 92, line = 26, top = 8, base = top + line * names.length;
   const squash = v => Math.sign(v) * (Math.abs(v) <= 1 ? Math.abs(v) : 1 + Math.log10(Math.abs(v)));
   const signed = row => squash(DATA.claims[row.id].better === "lower" ? -row.gap : row.gap);
   const most = Math.max(2, ...found.map(row => Math.abs(signed(row)))), x = v => left + (v + most) / (2 * most) * (width - left - 14);
@@ -308,7 +313,7 @@ function next() {
   }
   items.sort((a, b) => a[0] - b[0]);
   if (!items.length) return;
-  const width = 760, height = 230, left = 46, floor = .001, steps = [];
+  const width = innerWidth < 640 ? 360 : 760, height = 230, left = 46, floor = .001, steps = [];
   let money = 0, claims = 0;
   for (const [cost, count] of items) { money += cost; claims += count; steps.push([Math.max(money, floor), claims]); }
   const x0 = Math.log10(Math.max(floor, steps[0][0])), x1 = Math.max(x0 + 1, Math.log10(money)), x = v => left + (Math.log10(v) - x0) / (x1 - x0) * (width - left - 16), y = v => height - 36 - v / claims * (height - 50);
@@ -323,7 +328,8 @@ for (const input of all(".prices input")) input.addEventListener("input", next);
 
 // Names of views are no places to scroll to: the view comes to the reader.
 for (const section of all(".view")) section.id = "view-" + section.id;
-$(".skip").hash = "#papers";
+$(".skip").hash = "#view-papers";
+$(".skip").addEventListener("click", event => { event.preventDefault(); show("papers"); ($(".paper:not([hidden]) > summary") || $("#clear")).focus(); });
 for (const row of rows) row.fit = true;
 const units = new Map();
 for (const row of rows) { const claim = DATA.claims[row.id]; if (claim.mean !== undefined && claim.value !== undefined && claim.unit) units.set(claim.unit, (units.get(claim.unit) || 0) + 1); }
