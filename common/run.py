@@ -30,7 +30,7 @@ from filelock import FileLock, Timeout
 
 from common import checkpoint, claims, machine, records
 from common.cli import Command, format_seeds, saved_run
-from common.errors import STOPPED, Stopped, UserError
+from common.errors import NO_ROOM, STOPPED, UNWRITABLE, Stopped, UserError, no_room
 from common.paths import RUNS
 from common.progress import Progress
 
@@ -109,8 +109,27 @@ class Run:
     # ---- while it trains
 
     def read(self, name: str, fingerprint: str) -> None:
-        """Note a data set that was really read, for the record."""
+        """Note a data set that was really read, for the record.
+
+        Raises:
+            UserError: the paper's claims declare another one of that name, and `--other-data` was not given.
+        """
+        declared = {data.name: data.fingerprint for data in claims.load(self.command.paper).data}.get(name)
+        if declared and declared != fingerprint and not self.command.options.other_data:
+            raise UserError(
+                f"data set {name} is not the declared one (its fingerprint is {fingerprint[:19]}…, not "
+                f"{declared[:19]}…); fetch it anew, or pass --other-data and the records will say so"
+            )
         self._data[name] = fingerprint
+
+    def timed(self) -> None:
+        """Say that what follows is measured by the clock.
+
+        Raises:
+            UserError: `--deterministic` was given, which a time cannot honour.
+        """
+        if self.command.options.deterministic:
+            raise UserError(f"--deterministic: {self.command.preset} measures time, which never repeats; leave it out")
 
     @property
     def part(self) -> tuple[int, int]:
@@ -412,6 +431,8 @@ def execute(command: Command, argv: Sequence[str], train: Callable[[Any, Run], N
     folder, lock = None, None
     try:
         SIGNALS.listen()
+        if options.deterministic:
+            _be_deterministic(command, accelerator)
         folder, lock = _folder(command, argv, accelerator)
         groups = [command.seeds] if mode != "single" else [(seed,) for seed in command.seeds]
         for seeds in groups:
@@ -434,6 +455,15 @@ def execute(command: Command, argv: Sequence[str], train: Callable[[Any, Run], N
             time.sleep(3)
             os.environ["RANK"] = "0"
         raise
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        reason = no_room(folder or RUNS) if error.errno in NO_ROOM else f"{error}"
+        raise UserError(f"{folder or RUNS} cannot be written: {reason}; mend that, then --resume it") from None
+    except RuntimeError as error:
+        if not options.deterministic or "deterministic" not in str(error):
+            raise
+        raise UserError(f"--deterministic: {str(error).split(', but ')[0]}; leave it out") from None
     except (KeyboardInterrupt, Stopped) as stop:
         if accelerator.is_main_process:
             said = str(stop) or "interrupted"
@@ -444,9 +474,25 @@ def execute(command: Command, argv: Sequence[str], train: Callable[[Any, Run], N
     else:
         leave(accelerator)
     finally:
+        torch.use_deterministic_algorithms(False)
         SIGNALS.leave()
         if lock is not None:
             lock.release()
+
+
+def _be_deterministic(command: Command, accelerator: Accelerator) -> None:
+    """Have torch refuse what does not repeat bit for bit.
+
+    Raises:
+        UserError: this run cannot repeat.
+    """
+    if command.options.compile:
+        raise UserError("--deterministic: a compiler may choose another kernel each time; leave out --compile")
+    if accelerator.device.type == "cuda" and accelerator.num_processes > 1:
+        raise UserError("--deterministic: in which order several GPUs add up is not fixed; launch one process")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before the first product on a GPU
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True)
 
 
 def leave(accelerator: Accelerator) -> None:
@@ -482,6 +528,12 @@ def _folder(command: Command, argv: Sequence[str], accelerator: Accelerator) -> 
                 f"{options.resume} was started by {saved['processes']} process(es); resume it with as many "
                 f"(now {accelerator.num_processes})"
             )
+        before, here = saved.get("platform", {}), machine.platform_of(accelerator.device)
+        other = "; ".join(f"{k} {before[k]} → {v}" for k, v in here.items() if before.get(k, v) != v)
+        if other and options.deterministic:
+            raise UserError(f"--deterministic: {options.resume} began elsewhere ({other}); start it anew")
+        if other and accelerator.is_main_process:
+            print(f"{options.resume} began elsewhere ({other}): it may end in other bits", file=sys.stderr)
     told: list[Any] = [None]
     lock = None
     if accelerator.is_main_process:
@@ -501,6 +553,7 @@ def _folder(command: Command, argv: Sequence[str], accelerator: Accelerator) -> 
                 saved = {"paper": command.paper, "argv": list(argv), "processes": accelerator.num_processes}
                 saved |= {"preset": command.preset, "seeds": format_seeds(command.seeds)}
                 saved["config"] = claims.as_config(command.config)
+                saved["platform"] = machine.platform_of(accelerator.device)
                 records.write_atomically(folder / "run.json", json.dumps(saved, indent=1) + "\n")
                 told = [folder]
         except Timeout:

@@ -342,6 +342,7 @@ def whole_text(ids: Tensor, length: int, rows: int, nats: Callable[[tuple[Tensor
 
 def section3(cfg: Config, run: Run) -> None:
     """Unit claims over random vectors, and how a layer's time grows with the length."""
+    run.timed()
     run.wrapped(torch.nn.Identity())
     state = {"found": ""}
     for step in run.steps(1, state):
