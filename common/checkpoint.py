@@ -175,7 +175,7 @@ class _Counter(io.RawIOBase):
 
 def _size(state: Any) -> int:
     """Bytes that a checkpoint of a state takes."""
-    torch.save(capture(state), counter := _Counter())
+    torch.save(capture(state), counter := _Counter())  # type: ignore[arg-type]
     return counter.bytes
 
 
