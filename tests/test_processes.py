@@ -1,4 +1,4 @@
-"""One process and several make the same 20 updates of every paper: the quick version of `tests/processes.py`, and all."""
+"""One process and several make the same 20 updates: the quick version of `tests/processes.py`, and the long one."""
 
 import json
 import subprocess

@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import os
 import platform
 import shutil
 import signal
@@ -115,6 +116,103 @@ def run(paper: str, preset: str, seeds: list[int], way: Way) -> list[Record]:
             sys.exit(STOPPED)
         raise UserError(f"the run of {preset} ended early (exit {code}); go on with {again}")
     return [read(path) for path in sorted(folder.glob("**/records/*.json"))]
+
+
+# ---- records made again
+
+
+def verify(claim: Claim, way: Way) -> list[tuple[Record, list[str]]]:
+    """Repeat committed records of a claim that were made on a platform like this one; nothing is kept.
+
+    Args:
+        way: how many seeds of each preset (one if None), and the mirror.
+
+    Returns:
+        Each record with the differences of what came out now; none where all bits agree.
+
+    Raises:
+        UserError: the claim has no such record, its preset has changed since, or it measures time.
+    """
+    found: list[tuple[Record, list[str]]] = []
+    others: list[str] = []
+    for preset in dict.fromkeys(name for side in claim.measured_by() for name in side.presets):
+        records = [record for record in load_all(claim.paper) if record.preset == preset]
+        here = [record for record in records if not (reason := elsewhere(record)) or others.append(reason)]  # type: ignore[func-returns-value]
+        if preset == "audit":
+            here = here[-1:]  # counts that have changed since have a newer record
+        for record in sorted(here, key=lambda record: record.seed)[: way.seeds or 1]:
+            again = audit(claim.paper, way.mirror, record=False) if preset == "audit" else repeat(record, way.mirror)
+            found.append((record, differences(record, again)))
+    if not found:
+        why = f"; one made elsewhere: {others[0]}" if others else ""
+        raise UserError(f"{claim.id} has no record that could be repeated here{why}")
+    return found
+
+
+def elsewhere(record: Record) -> str:
+    """Why a record cannot be expected to repeat here bit for bit; empty where it can."""
+    import torch
+
+    from common.machine import device_name
+
+    def here(name: str) -> str:
+        try:
+            return platform.python_version() if name == "python" else version(name)
+        except PackageNotFoundError:
+            return "missing"
+
+    if record.compiled:
+        return "it was compiled"
+    names = {"device": (record.device, device_name(torch.device("cpu")))}
+    names |= {name: (there, here(name)) for name, there in record.versions.items()}
+    return ", ".join(f"{name} {there}, here {now}" for name, (there, now) in names.items() if there != now)
+
+
+def repeat(record: Record, mirror: str | None) -> Record:
+    """The same run again, in a temporary folder.
+
+    Raises:
+        UserError: its preset has changed since.
+        SystemExit: the run failed (it has said why).
+    """
+    words = []
+    for name, value in record.overrides.items():
+        words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
+    changed = config_differences(parse(record.paper, ["--preset", record.preset, *words]).config, record.config)
+    if changed:
+        raise UserError(f"preset {record.preset} has changed since ({', '.join(changed)}): nothing to compare with")
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={record.processes}"]
+    command = [sys.executable, *(launcher if record.processes > 1 else []), "-m", f"papers.{record.paper}.train"]
+    command += ["--preset", record.preset, "--seed", str(record.seed), "--device", "cpu", "--deterministic", *words]
+    command += [*(["--precision", record.precision] if record.precision != "no" else [])]
+    command += [*(["--data-dir", mirror] if mirror else [])]
+    environment = os.environ | {"OMP_NUM_THREADS": str(record.threads), "ACCELERATE_USE_CPU": "true"}
+    print(f"{record.file_name()}: made again ({record.seconds_per_seed:.0f} s then)", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        command += ["--output-dir", f"{folder}/run"]
+        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=2)
+        if done.returncode:
+            sys.exit(done.returncode)
+        return next(read(path) for path in Path(folder).glob("run/**/records/*.json"))
+
+
+def differences(record: Record, again: Record) -> list[str]:
+    """What differs between two records in what was read and measured, each as one line."""
+    lines = []
+    for kind in ("data", "metrics"):
+        before, now = getattr(record, kind), getattr(again, kind)
+        lines += [
+            f"{kind}: {name} {before.get(name)} → {now.get(name)}"
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name)
+        ]
+    for name in sorted(record.curves.keys() | again.curves.keys()):
+        before, now = (made.curves.get(name, [[], []]) for made in (record, again))
+        if before != now:
+            pairs = zip(zip(*before, strict=True), zip(*now, strict=True), strict=False)
+            step = next((old[0] for old, new in pairs if old != new), "its end")
+            lines.append(f"curve {name} differs from step {step} on")
+    return lines
 
 
 def _made(folder: Path) -> Path:

@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     claim.add_argument("id", nargs="+", help="claim ids, e.g. lstm/table9/6a")
     claim.add_argument("--seeds", type=positive, help="number of seeds (default: as many as the claim asks)")
     claim.add_argument("--fresh", action="store_true", help="run all seeds anew and judge by these runs alone")
+    claim.add_argument("--verify", action="store_true", help="repeat a record of this platform: do the bits agree?")
     claim.add_argument("--cut-down", action="store_true", help="run the claim's cut-down presets (they deviate)")
     claim.add_argument(
         "--set",
@@ -174,6 +175,12 @@ def _claim(arguments: argparse.Namespace) -> int:
         arguments.device,
         arguments.data_dir,
     )
+    if arguments.verify:
+        if arguments.fresh or arguments.cut_down or arguments.set or arguments.device == "cuda":
+            raise UserError(
+                "--verify repeats records as they are, on a CPU; of the other options it takes --seeds alone"
+            )
+        return _verify(claims, way, arguments.json)
     results = [(claim, *measure(claim, way)) for claim in claims]
     if arguments.json:
         _print_json([row(claim, verdict) for claim, verdict, _ in results])
@@ -198,6 +205,21 @@ def _claim(arguments: argparse.Namespace) -> int:
             if lines:
                 print(f"{claim.id}: {title}\n" + "\n".join(f"  - {line}" for line in lines))
     return 0
+
+
+def _verify(claims: Sequence[Any], way: Any, as_json: bool) -> int:
+    from tools.measure import verify
+
+    repeated = [(claim, record, found) for claim in claims for record, found in verify(claim, way)]
+    if as_json:
+        _print_json([{"claim": c.id, "record": r.file_name(), "differences": found} for c, r, found in repeated])
+    else:
+        for _, record, found in repeated:
+            print(f"{record.file_name()}: {'the bits differ' if found else 'all bits agree'}")
+            print("".join(f"  - {line}\n" for line in found), end="")
+            if found:
+                print(f"  the record was made at commit {record.commit[:12]}, {record.stacked} seed(s) together")
+    return 1 if any(found for *_, found in repeated) else 0
 
 
 def _board(arguments: argparse.Namespace) -> int:
