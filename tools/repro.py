@@ -177,9 +177,7 @@ def _claim(arguments: argparse.Namespace) -> int:
     )
     if arguments.verify:
         if arguments.fresh or arguments.cut_down or arguments.set or arguments.device == "cuda":
-            raise UserError(
-                "--verify repeats records as they are, on a CPU; of the other options it takes --seeds alone"
-            )
+            raise UserError("--verify repeats records as they are, on a CPU: leave out all other options but --seeds")
         return _verify(claims, way, arguments.json)
     results = [(claim, *measure(claim, way)) for claim in claims]
     if arguments.json:
