@@ -121,30 +121,30 @@ def run(paper: str, preset: str, seeds: list[int], way: Way) -> list[Record]:
 # ---- records made again
 
 
-def verify(claim: Claim, way: Way) -> list[tuple[Record, list[str]]]:
-    """Repeat committed records of a claim that were made on a platform like this one; nothing is kept.
-
-    Args:
-        way: how many seeds of each preset (one if None), and the mirror.
+def verify(claim: Claim, mirror: str | None) -> list[tuple[Record, list[str]]]:
+    """Repeat a committed run of each of a claim's presets, made on a platform like this one; nothing is kept.
 
     Returns:
-        Each record with the differences of what came out now; none where all bits agree.
+        Each record of these runs with the differences of what came out now; none where all bits agree.
 
     Raises:
         UserError: the claim has no such record, its preset has changed since, or it measures time.
     """
     found: list[tuple[Record, list[str]]] = []
-    others: list[str] = []
+    reasons: list[str] = []
     for preset in dict.fromkeys(name for side in claim.measured_by() for name in side.presets):
         records = [record for record in load_all(claim.paper) if record.preset == preset]
-        here = [record for record in records if not (reason := elsewhere(record)) or others.append(reason)]  # type: ignore[func-returns-value]
-        if preset == "audit":
-            here = here[-1:]  # counts that have changed since have a newer record
-        for record in sorted(here, key=lambda record: record.seed)[: way.seeds or 1]:
-            again = audit(claim.paper, way.mirror, record=False) if preset == "audit" else repeat(record, way.mirror)
-            found.append((record, differences(record, again)))
+        reasons += [reason for record in records if (reason := elsewhere(record))]
+        here = [record for record in records if not elsewhere(record)]
+        if preset == "audit" and here:  # counts that have changed since have a newer record
+            found.append((here[-1], differences(here[-1], audit(claim.paper, mirror, record=False))))
+        elif here:
+            first = min(here, key=lambda record: record.wall_seconds)
+            run = [record for record in here if (record.started, record.config) == (first.started, first.config)]
+            again = {record.seed: record for record in repeat(run, mirror)}
+            found += [(record, differences(record, again[record.seed])) for record in run]
     if not found:
-        why = f"; one made elsewhere: {others[0]}" if others else ""
+        why = f"; one made elsewhere: {reasons[0]}" if reasons else ""
         raise UserError(f"{claim.id} has no record that could be repeated here{why}")
     return found
 
@@ -168,13 +168,14 @@ def elsewhere(record: Record) -> str:
     return ", ".join(f"{name} {there}, here {now}" for name, (there, now) in names.items() if there != now)
 
 
-def repeat(record: Record, mirror: str | None) -> Record:
-    """The same run again, in a temporary folder.
+def repeat(run: list[Record], mirror: str | None) -> list[Record]:
+    """The run that left these records again, in a temporary folder: seeds that share a log are trained together.
 
     Raises:
         UserError: its preset has changed since.
         SystemExit: the run failed (it has said why).
     """
+    record, seeds = run[0], format_seeds([record.seed for record in run])
     words = []
     for name, value in record.overrides.items():
         words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
@@ -183,17 +184,21 @@ def repeat(record: Record, mirror: str | None) -> Record:
         raise UserError(f"preset {record.preset} has changed since ({', '.join(changed)}): nothing to compare with")
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={record.processes}"]
     command = [sys.executable, *(launcher if record.processes > 1 else []), "-m", f"papers.{record.paper}.train"]
-    command += ["--preset", record.preset, "--seed", str(record.seed), "--device", "cpu", "--deterministic", *words]
+    command += ["--preset", record.preset, "--seed", seeds, "--device", "cpu", "--deterministic", *words]
     command += [*(["--precision", record.precision] if record.precision != "no" else [])]
     command += [*(["--data-dir", mirror] if mirror else [])]
     environment = os.environ | {"OMP_NUM_THREADS": str(record.threads), "ACCELERATE_USE_CPU": "true"}
-    print(f"{record.file_name()}: made again ({record.seconds_per_seed:.0f} s then)", file=sys.stderr, flush=True)
+    print(
+        f"{record.paper} {record.preset}: seeds {seeds} again ({record.wall_seconds:.0f} s then)",
+        file=sys.stderr,
+        flush=True,
+    )
     with tempfile.TemporaryDirectory() as folder:
         command += ["--output-dir", f"{folder}/run"]
         done = subprocess.run(command, cwd=ROOT, env=environment, stdout=2)
         if done.returncode:
             sys.exit(done.returncode)
-        return next(read(path) for path in Path(folder).glob("run/**/records/*.json"))
+        return [read(path) for path in Path(folder).glob("run/**/records/*.json")]
 
 
 def differences(record: Record, again: Record) -> list[str]:
