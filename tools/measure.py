@@ -1,5 +1,6 @@
 """Measuring claims: runs for missing seeds, audits, the queue of open claims, and what this machine can reach."""
 
+import contextlib
 import importlib
 import math
 import os
@@ -21,7 +22,7 @@ from common.cli import format_seeds, parse
 from common.data import hub
 from common.errors import STOPPED, UserError
 from common.paths import ROOT, RUNS, data_dir, paper_names
-from common.records import Record, accept, load_all, read
+from common.records import Record, accept, alone, load_all, read
 from tools.rows import judge_paper, runnable
 from tools.verdicts import Verdict, judge
 
@@ -75,11 +76,17 @@ def measure(claim: Claim, way: Way) -> tuple[Verdict, float]:
     records = [] if way.fresh else list(load_all(claim.paper))
     ran = False
     for preset in dict.fromkeys(side.cut_down[0] if way.cut_down else side.preset for side in sides):
-        have = recorded_seeds(records, preset, parse(claim.paper, ["--preset", preset, *way.fields]).config)
-        missing = [seed for seed in wanted if seed not in have]
-        if missing:
-            ran = True
-            records += run(claim.paper, preset, missing, way)
+        config = parse(claim.paper, ["--preset", preset, *way.fields]).config
+        if not set(wanted) - recorded_seeds(records, preset, config):
+            continue
+        with contextlib.nullcontext() if way.fresh else alone(f"{claim.paper}-{preset}"):
+            if not way.fresh:  # another process may have recorded some of them
+                records = [*{record.hash: record for record in (*records, *load_all(claim.paper))}.values()]
+            have = recorded_seeds(records, preset, config)
+            missing = [seed for seed in wanted if seed not in have]
+            if missing:
+                ran = True
+                records += run(claim.paper, preset, missing, way)
     return judge(claim, records), time.monotonic() - begun if ran else 0.0
 
 
