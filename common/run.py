@@ -193,6 +193,10 @@ class Run:
             raise UserError(f"{self.command.paper} trains in its own way: leave out --compile and --precision")
         self._state = state
         start, self._seconds_before = checkpoint.load(self._checkpoints, state)
+        if self.part[1] > 1:
+            found = [step for (step,) in gather_object([(start,)])]
+            if len(set(found)) > 1:
+                raise UserError(f"the processes found checkpoints of steps {found}: {self.folder} must be one for all")
         self._step = self._first_step = self._saved_step = start
         self._truncate_log(start)
         self._progress = Progress(total, start, shown=self.main)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -130,17 +131,15 @@ launch("vae", sys.argv[2:])
 SMOKE = ["--preset", "smoke", "--device", "cpu"]
 
 
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+
+
 @pytest.mark.parametrize("way", ["killed", "wrong", "fault"])
-@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
-def test_one_process_that_dies_ends_the_others_with_its_message(way: str, launcher: str, tmp_path: Path) -> None:
+def test_one_process_that_dies_ends_the_others_with_its_message(way: str, tmp_path: Path) -> None:
     file = tmp_path / "program.py"
     file.write_text(DIES)
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    accelerate = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1",
-                  "--mixed_precision=no", "--dynamo_backend=no", "--num_cpu_threads_per_process=1"]  # fmt: skip
     done = subprocess.run(
-        [sys.executable, *(torchrun if launcher == "torchrun" else accelerate), str(file), way, *SMOKE,
-         "--output-dir", str(tmp_path / "run")],
+        [*TORCHRUN, "--standalone", "--nproc_per_node=2", str(file), way, *SMOKE, "--output-dir", str(tmp_path / "run")],
         cwd=ROOT, env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     assert done.returncode != 0
@@ -148,3 +147,46 @@ def test_one_process_that_dies_ends_the_others_with_its_message(way: str, launch
             "fault": "ZeroDivisionError: a fault in the second process"}[way]  # fmt: skip
     assert said in done.stderr
     assert not list((tmp_path / "run").glob("records/*"))
+
+
+def namespaces() -> bool:
+    """Make two network namespaces joined by a cable, where this may be done."""
+    if os.geteuid() or not shutil.which("ip"):
+        return False
+    script = """set -e
+        ip netns add repro1; ip netns add repro2
+        ip link add repro1 netns repro1 type veth peer name repro2 netns repro2
+        for n in 1 2; do
+            ip -n repro$n addr add 10.77.0.$n/24 dev repro$n; ip -n repro$n link set repro$n up
+            ip -n repro$n link set lo up
+        done"""
+    return subprocess.run(["sh", "-c", script], capture_output=True).returncode == 0
+
+
+@pytest.mark.long
+def test_two_machines_meet_and_agree_with_one(tmp_path: Path) -> None:
+    """Machines are network namespaces, where root may make them; else two launchers on loopback."""
+    apart = namespaces()
+    arguments = ["-m", "papers.vae.train", *SMOKE, "--train-steps", "20", "--output-dir"]
+    machines = []
+    try:
+        for n in (1, 2):
+            inside = ["ip", "netns", "exec", f"repro{n}"] if apart else []
+            own = f"10.77.0.{n}" if apart else "127.0.0.1"
+            meet = [f"--rdzv_endpoint={'10.77.0.1' if apart else '127.0.0.1'}:29577", "--rdzv_backend=c10d"]
+            launcher = [*TORCHRUN, "--nnodes=2", "--nproc_per_node=1", "--rdzv_id=repro", f"--local_addr={own}", *meet]
+            card = {"GLOO_SOCKET_IFNAME": f"repro{n}" if apart else "lo"}
+            machines.append(
+                subprocess.Popen([*inside, *launcher, *arguments, str(tmp_path / "two")], cwd=ROOT,
+                                 env=ENVIRONMENT | card, text=True, stderr=subprocess.PIPE)
+            )  # fmt: skip
+        said = [machine.communicate(timeout=500)[1] for machine in machines]
+        assert [machine.returncode for machine in machines] == [0, 0], said
+    finally:
+        for n in (1, 2) if apart else ():
+            subprocess.run(["ip", "netns", "del", f"repro{n}"])
+    subprocess.run([sys.executable, *arguments, str(tmp_path / "one")], cwd=ROOT, env=ENVIRONMENT, check=True)
+    one, two = (read(next((tmp_path / name).glob("records/*.json"))) for name in ("one", "two"))
+    assert (one.processes, two.processes) == (1, 2)
+    for name, value in one.metrics.items():
+        assert two.metrics[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
