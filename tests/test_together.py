@@ -139,7 +139,8 @@ def test_one_process_that_dies_ends_the_others_with_its_message(way: str, tmp_pa
     file = tmp_path / "program.py"
     file.write_text(DIES)
     done = subprocess.run(
-        [*TORCHRUN, "--standalone", "--nproc_per_node=2", str(file), way, *SMOKE, "--output-dir", str(tmp_path / "run")],
+        [*TORCHRUN, "--standalone", "--nproc_per_node=2", str(file), way, *SMOKE,
+         "--output-dir", str(tmp_path / "run")],
         cwd=ROOT, env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     assert done.returncode != 0
@@ -174,6 +175,7 @@ def test_two_machines_meet_and_agree_with_one(tmp_path: Path) -> None:
             inside = ["ip", "netns", "exec", f"repro{n}"] if apart else []
             own = f"10.77.0.{n}" if apart else "127.0.0.1"
             meet = [f"--rdzv_endpoint={'10.77.0.1' if apart else '127.0.0.1'}:29577", "--rdzv_backend=c10d"]
+            meet += [f"--rdzv_conf=is_host={int(n == 1)}"]  # a name service would tell them
             launcher = [*TORCHRUN, "--nnodes=2", "--nproc_per_node=1", "--rdzv_id=repro", f"--local_addr={own}", *meet]
             card = {"GLOO_SOCKET_IFNAME": f"repro{n}" if apart else "lo"}
             machines.append(
