@@ -418,6 +418,8 @@ def execute(command: Command, argv: Sequence[str], train: Callable[[Any, Run], N
     options = command.options
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch sees no CUDA device here (`repro doctor` lists devices)")
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":  # on CPUs accelerate would pass over it
+        raise UserError("FSDP: the main process alone keeps checkpoints, and of whole weights; launch plain processes")
     # Gradients that fade over many steps end below 1e-38, where a core is many times slower: Mamba's step on induction
     # heads took 74 ms, and takes 43. Before the first parallel region, because threads inherit it.
     torch.set_flush_denormal(True)

@@ -31,7 +31,7 @@ CHANGES = {
     "mae": "--test-images 37",
     "mamba": "--train-steps 20 --test-sequences 7",
     "moe": "--steps 20",
-    "resnet": "--train-steps 20 --test-images 37",
+    "resnet": "--train-steps 20 --test-images 37 --lr 0.01 --warmup-lr 0.001",
     "s4": "--epochs 4 --test-samples 37 --validation-samples 23",
     "simclr": "--epochs 3 --lr 2e-5 --test-images 37",
     "snn": "--epochs 7",
