@@ -48,8 +48,8 @@ for layer, (model, inputs) in cases.items():
         reshard_after_forward=asked["fsdp_reshard_after_forward"], state_dict_type=asked["fsdp_state_dict_type"],
         cpu_ram_efficient_loading=asked["fsdp_cpu_ram_efficient_loading"], transformer_cls_names_to_wrap=[layer],
     )
-    sharded, its = accelerator.prepare(model, torch.optim.AdamW(model.parameters(), lr=1e-3))
-    own = torch.optim.AdamW(whole.parameters(), lr=1e-3)
+    sharded, its = accelerator.prepare(model, torch.optim.SGD(model.parameters(), 0.01, momentum=0.9))
+    own = torch.optim.SGD(whole.parameters(), 0.01, momentum=0.9)
     parameters = dict(sharded.named_parameters())
     assert all(isinstance(p, DTensor) for p in parameters.values())
     assert sum(p.to_local().numel() for p in parameters.values()) < 0.7 * sum(p.numel() for p in whole.parameters())
@@ -69,7 +69,7 @@ for layer, (model, inputs) in cases.items():
         losses.append(expected.item())
     assert losses[-1] < losses[0]
     for name, p in whole.named_parameters():
-        torch.testing.assert_close(parameters[name].full_tensor(), p.data, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(parameters[name].full_tensor(), p.data, rtol=1e-4, atol=1e-5)
     accelerator.state._shared_state["distributed_type"] = DistributedType.MULTI_CPU
     accelerator._models.clear()
     print("stepped", layer, flush=True)
