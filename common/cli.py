@@ -220,6 +220,8 @@ def saved_run(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"--resume {folder}: no run there (run.json is missing); name the folder the run printed"
         ) from None
+    except OSError as error:  # no permission, a file in place of a folder, a name too long
+        raise UserError(f"--resume {folder}: run.json cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"--resume {folder}: run.json is damaged, the run cannot be resumed from it") from None
     return saved
