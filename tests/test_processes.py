@@ -29,6 +29,22 @@ def test_two_processes_agree_with_one(paper: str) -> None:
     agree(line)
 
 
+WRONG = """
+import sys
+from tests.processes import main
+from common.run import Run
+Run.share = lambda self, batch, dim=0: batch.chunk(self.part[1], dim)[0]  # every process takes the first one's part
+main(sys.argv[1:])
+"""
+
+
+def test_a_wrong_share_of_the_batch_is_seen() -> None:
+    command = [sys.executable, "-c", WRONG, "--papers", "vae", "--processes", "1", "2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["apart"] > 0.01
+
+
 @pytest.mark.long
 def test_four_processes_agree_with_one() -> None:
     lines = compared("--processes", "1", "2", "4")

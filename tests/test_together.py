@@ -111,6 +111,7 @@ def test_two_boards_write_each_page_once(tmp_path: Path) -> None:
 
 DIES = """
 import os, sys
+import common.checkpoint
 import papers.vae.train
 from common.cli import launch
 from common.errors import UserError
@@ -126,6 +127,8 @@ def dying(self, total, state, every=None):
                 raise UserError("the second process cannot go on")
             raise ZeroDivisionError("a fault in the second process")
 Run.steps = dying
+if sys.argv[1] == "apart":
+    common.checkpoint.load = lambda folder, state: (int(os.environ["RANK"]), 0.0)
 launch("vae", sys.argv[2:])
 """
 SMOKE = ["--preset", "smoke", "--device", "cpu"]
@@ -134,7 +137,7 @@ SMOKE = ["--preset", "smoke", "--device", "cpu"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 
 
-@pytest.mark.parametrize("way", ["killed", "wrong", "fault"])
+@pytest.mark.parametrize("way", ["killed", "wrong", "fault", "apart"])
 def test_one_process_that_dies_ends_the_others_with_its_message(way: str, tmp_path: Path) -> None:
     file = tmp_path / "program.py"
     file.write_text(DIES)
@@ -145,7 +148,8 @@ def test_one_process_that_dies_ends_the_others_with_its_message(way: str, tmp_pa
     )  # fmt: skip
     assert done.returncode != 0
     said = {"killed": "Signal 9 (SIGKILL)", "wrong": "error: the second process cannot go on",
-            "fault": "ZeroDivisionError: a fault in the second process"}[way]  # fmt: skip
+            "fault": "ZeroDivisionError: a fault in the second process",
+            "apart": "error: the processes found checkpoints of steps [0, 1]"}[way]  # fmt: skip
     assert said in done.stderr
     assert not list((tmp_path / "run").glob("records/*"))
 
