@@ -440,36 +440,28 @@ def execute(command: Command, argv: Sequence[str], train: Callable[[Any, Run], N
         if options.deterministic:
             _be_deterministic(command, accelerator)
         folder, lock = _folder(command, argv, accelerator)
-        groups = [command.seeds] if mode != "single" else [(seed,) for seed in command.seeds]
-        for seeds in groups:
-            part = folder if len(groups) == 1 else folder / f"seed-{seeds[0]}"
-            complete = sorted((part / "records").glob("*.json"))
-            if options.resume and len(complete) == len(seeds):
-                if accelerator.is_main_process:
-                    for path in complete if options.record else []:
-                        records.accept(records.read(path), beside=path.parent)
-                    print(f"{part}: this run is complete, its records are in {part / 'records'}")
-                continue
-            part.mkdir(parents=True, exist_ok=True)
-            run = Run(command, accelerator, mode, seeds, part)
-            if run.seeds:
-                train(command.config, run)
-            else:
-                run.finish([])  # more processes than seeds
+        with _in_words(command, folder):
+            groups = [command.seeds] if mode != "single" else [(seed,) for seed in command.seeds]
+            for seeds in groups:
+                part = folder if len(groups) == 1 else folder / f"seed-{seeds[0]}"
+                complete = sorted((part / "records").glob("*.json"))
+                if options.resume and len(complete) == len(seeds):
+                    if accelerator.is_main_process:
+                        for path in complete if options.record else []:
+                            records.accept(records.read(path), beside=path.parent)
+                        print(f"{part}: this run is complete, its records are in {part / 'records'}")
+                    continue
+                part.mkdir(parents=True, exist_ok=True)
+                run = Run(command, accelerator, mode, seeds, part)
+                if run.seeds:
+                    train(command.config, run)
+                else:
+                    run.finish([])  # more processes than seeds
     except UserError:
         if accelerator.process_index:  # the main process says it; this one only where it alone fails
             time.sleep(3)
             os.environ["RANK"] = "0"
         raise
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        reason = no_room(folder or RUNS) if error.errno in NO_ROOM else f"{error}"
-        raise UserError(f"{folder or RUNS} cannot be written: {reason}; mend that, then --resume it") from None
-    except RuntimeError as error:
-        if not options.deterministic or "deterministic" not in str(error):
-            raise
-        raise UserError(f"--deterministic: {str(error).split(', but ')[0]}; leave it out") from None
     except (KeyboardInterrupt, Stopped) as stop:
         if accelerator.is_main_process:
             said = str(stop) or "interrupted"
@@ -484,6 +476,22 @@ def execute(command: Command, argv: Sequence[str], train: Callable[[Any, Run], N
         SIGNALS.leave()
         if lock is not None:
             lock.release()
+
+
+@contextlib.contextmanager
+def _in_words(command: Command, folder: Path) -> Iterator[None]:
+    """What the system will not write, and what torch refuses under `--deterministic`, becomes one line (UserError)."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        reason = no_room(folder) if error.errno in NO_ROOM else f"{error}"
+        raise UserError(f"{folder} cannot be written: {reason}; mend that, then --resume it") from None
+    except RuntimeError as error:
+        if not command.options.deterministic or "deterministic" not in str(error):
+            raise
+        raise UserError(f"--deterministic: {str(error).split(', but ')[0]}; leave it out") from None
 
 
 def _be_deterministic(command: Command, accelerator: Accelerator) -> None:

@@ -1,4 +1,4 @@
-"""`--deterministic` refuses what does not repeat. That it changes no bit on a CPU: `test_smoke_ends_finite_and_repeats`."""
+"""`--deterministic` refuses what does not repeat. It changes no bit on a CPU: `test_smoke_ends_finite_and_repeats`."""
 
 import json
 from pathlib import Path
