@@ -325,6 +325,7 @@ class Run:
         }
         for one in sorted(seeds, key=lambda one: one["seed"]):
             metrics = {k: float(v) if math.isfinite(v) else None for k, v in one["metrics"].items()}
+            last = [values[-1] for name, (_, values) in one["curves"].items() if "loss" in name]
             yield records.Record(
                 paper=command.paper,
                 preset=command.preset,
@@ -332,7 +333,7 @@ class Run:
                 config=config,
                 seed=one["seed"],
                 stacked=len(self.all_seeds),
-                status="diverged" if None in metrics.values() else "finished",
+                status="diverged" if None in (*metrics.values(), *last) else "finished",
                 claims=list(found),
                 deviations=found,
                 metrics=metrics,

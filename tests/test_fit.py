@@ -148,9 +148,7 @@ def test_no_paper_goes_on_with_numbers_that_are_none(
     if mode == "single":
         assert stop.value.code == 2
         said = capsys.readouterr().err.splitlines()[-1]
-        assert re.search(
-            r"is not finite \(learning rate [\d.e+-]+\) at step 2, in batch 2 of seed 0; .* diverged$", said
-        )
+        assert re.search(r"is not finite \(learning rate [^)]+\) at step 2, in batch 2 of seed 0; .* diverged$", said)
 
 
 def spoil(state: Any) -> None:
