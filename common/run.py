@@ -474,6 +474,7 @@ def execute(command: Command, argv: Sequence[str], train: Callable[[Any, Run], N
         leave(accelerator)
     finally:
         torch.use_deterministic_algorithms(False)
+        torch.set_flush_denormal(False)
         SIGNALS.leave()
         if lock is not None:
             lock.release()
