@@ -20,7 +20,15 @@ from common.records import read
 from tests.killing import ended, started
 
 UPDATES = 20
-SHARES = ("accuracy", "error", "bleu")  # of samples: a near tie that rounding decides moves them by a whole one
+SHARES = (
+    "accuracy",
+    "error",
+    "bleu",
+    "BLEU",
+    "length",
+    "ratio",
+    "brevity",
+)  # of samples: a near tie that rounding decides moves them by a whole one
 # 20 updates, odd evaluation sizes and batches that four can share, where the preset `smoke` has others; small steps
 # where a ReLU, a pooling or batch statistics magnify rounding tenfold an update
 CHANGES = {
@@ -77,7 +85,8 @@ def compared(paper: str, processes: Sequence[int], folder: Path) -> Iterator[dic
         difference = {name: apart(value, found[n][name]) for name, value in found[first].items()}
         loss = max(losses, key=difference.__getitem__)
         metrics = [name for name in difference if name not in losses]
-        share = max((difference[name] for name in metrics if any(share in name for share in SHARES)), default=0.0)
+        points = {name: abs(value - found[n][name]) for name, value in found[first].items()}
+        share = max((points[name] for name in metrics if any(share in name for share in SHARES)), default=0.0)
         smooth = [name for name in metrics if not any(share in name for share in SHARES)]
         metric = max(smooth, key=difference.__getitem__, default=loss)
         yield {
