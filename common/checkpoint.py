@@ -1,7 +1,7 @@
 """Checkpoints that are whole or not there: written beside, hashed, synced, then renamed; verified before use."""
 
-import errno
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.errors import UserError
+from common.errors import NO_ROOM, UserError, no_room
 
 KEEP = 2  # the newest, and one to fall back on
 
@@ -84,12 +84,13 @@ def save(folder: Path, step: int, state: Any, seconds: float) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:  # torch's writer speaks of a full disk in a RuntimeError
         shutil.rmtree(temporary, ignore_errors=True)
-        full = isinstance(error, RuntimeError) or error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if isinstance(error, RuntimeError) and shutil.disk_usage(folder).free > 64 * 2**20:
+        needed = _size(state)
+        if isinstance(error, RuntimeError) and shutil.disk_usage(folder).free > needed:
             raise
-        reason = "the disk is full" if full else error
+        full = isinstance(error, RuntimeError) or error.errno in NO_ROOM
+        reason = no_room(folder, needed) if full else f"{error}"
         raise UserError(
             f"checkpoint at step {step} could not be written to {folder}: {reason}; free space, then --resume"
         ) from None
@@ -129,9 +130,10 @@ def newest(folder: Path) -> tuple[int, float, Any]:
             TypeError,
             AttributeError,
             RuntimeError,
+            EOFError,
             pickle.UnpicklingError,
         ) as error:
-            damaged.append(f"{candidate.name}: {str(error).splitlines()[0]}")
+            damaged.append(f"{candidate.name}: {(str(error) or type(error).__name__).splitlines()[0]}")
             continue
         for line in damaged:
             warnings.warn(f"damaged checkpoint passed over, {line}", stacklevel=3)
@@ -169,6 +171,23 @@ def _interned(saved: Any) -> Any:
 
 def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"), reverse=True)
+
+
+class _Counter(io.RawIOBase):
+    """Counts what is written to it."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    def write(self, content: Any) -> int:
+        self.bytes += len(content)
+        return len(content)
+
+
+def _size(state: Any) -> int:
+    """Bytes that a checkpoint of a state takes."""
+    torch.save(capture(state), counter := _Counter())  # type: ignore[arg-type]
+    return counter.bytes
 
 
 def _sha256(path: Path) -> str:

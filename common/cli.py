@@ -32,6 +32,8 @@ class Options:
     device: Literal["auto", "cpu", "cuda"] = "auto"  # where to compute
     precision: Literal["no", "bf16"] | None = None  # mixed precision (default: as accelerate launch says, else no)
     compile: bool = False  # torch.compile the network, on a GPU with CUDA graphs; moves results by rounding
+    deterministic: bool = False  # repeat bit for bit on the same machine, or refuse
+    other_data: bool = False  # go on where a data set is not the one its paper's claims declare (the run deviates)
     checkpoint_minutes: float = 2.0  # time between checkpoints
     record: bool = False  # put the records on the leaderboard when the run ends
     dry_run: bool = False  # print the configuration and its deviations from the claims, and stop
@@ -120,7 +122,9 @@ def parse(paper: str, argv: list[str]) -> Command:
     resume = _value_of("--resume", argv)
     automatic = resume == "auto"
     if resume is not None and not automatic:
-        changed = sorted(set(flags) & ({*fields} | {"preset", "seed", "output_dir", "precision", "compile"}))
+        changed = sorted(
+            set(flags) & ({*fields} | {"preset", "seed", "output_dir", "precision", "compile", "deterministic"})
+        )
         if changed:
             raise UserError(f"a resumed run keeps its configuration: leave out {_flag(changed[0])}, or start a new run")
         saved = saved_run(Path(resume))
@@ -210,8 +214,12 @@ def saved_run(folder: Path) -> dict[str, Any]:
         words, _ = saved["argv"], (saved["paper"], saved["processes"])
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
             raise TypeError
+        if not isinstance(saved.get("platform", {}), dict):
+            raise TypeError
     except FileNotFoundError:
         raise UserError(f"{folder}: no run there (run.json is missing); name the folder the run printed") from None
+    except OSError as error:  # no permission, a file in place of a folder, a name too long
+        raise UserError(f"{folder}: run.json cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{folder}: run.json is damaged, nothing can be made of this run") from None
     return saved

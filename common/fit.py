@@ -51,8 +51,7 @@ def fit(
         value, shown = loss(wrapped, batch(step), step)
         optimizer.zero_grad(set_to_none=True)
         run.accelerator.backward(value)
-        if run.device.type == "cpu" or step % log_every == 0:
-            _stop_unless_finite(run, step, value.detach(), model, optimizer)
+        stop_unless_finite(run, step, value, model, optimizer, step % log_every == 0)
         if clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
         optimizer.step()
@@ -64,13 +63,18 @@ def fit(
     return model
 
 
-def _stop_unless_finite(
-    run: Run, step: int, loss: torch.Tensor, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+def stop_unless_finite(
+    run: Run, step: int, loss: torch.Tensor, model: torch.nn.Module, optimizer: torch.optim.Optimizer, logged: bool
 ) -> None:
-    """End the run, with records that say so, where the loss or a gradient of any process is not finite."""
+    """End the run, with records that say so, where the loss or a gradient of any process is not finite.
+
+    To be called before the update. On a GPU, which would otherwise wait for it, it looks only where `logged`.
+    """
+    if run.device.type != "cpu" and not logged:
+        return
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     largest = torch.nn.utils.get_total_norm(gradients, torch.inf)
-    bad = torch.stack([~loss.isfinite().all(), ~largest.isfinite()]).double()
+    bad = torch.stack([~loss.detach().isfinite().all(), ~largest.isfinite()]).double()
     bad_loss, bad_gradient = run.mean(bad).tolist()  # all processes stop, or none
     if bad_loss or bad_gradient:
         what = "the loss" if bad_loss else "a gradient"

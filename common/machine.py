@@ -25,6 +25,11 @@ def circumstances(device: torch.device) -> dict[str, Any]:
     }
 
 
+def platform_of(device: torch.device) -> dict[str, Any]:
+    """What a run that is to repeat bit for bit must find again."""
+    return {"device": device_name(device), "threads": torch.get_num_threads(), "versions": library_versions()}
+
+
 def origin(paper: str) -> dict[str, Any]:
     """The record's fields that hold when a run starts: commit, and whether the sources it uses differ from it.
 

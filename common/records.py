@@ -9,10 +9,11 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.errors import UserError
-from common.paths import RECORDS
+from common.paths import RECORDS, RUNS
 
 CURVE_POINTS = 60
 PICTURE_BYTES = 200_000  # of one picture; the page holds them all
@@ -155,6 +156,12 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def alone(what: str) -> FileLock:
+    """A lock for one process at a time to do it, in this checkout; freed when the process ends, however it ends."""
+    RUNS.mkdir(parents=True, exist_ok=True)
+    return FileLock(RUNS / f".{what}.lock")
+
+
 def read(path: Path) -> Record:
     """Read and check one record.
 
@@ -207,14 +214,15 @@ def accept(record: Record, folder: Path = RECORDS, beside: Path | None = None) -
         UserError: the seed has another record already.
     """
     path = folder / record.paper / record.file_name()
-    if path.exists():
-        if read(path).digest() == record.digest():
-            return path
-        raise UserError(f"{path.name} exists already: records are immutable, and one seed has one record")
-    for name in record.pictures if beside else ():
-        file = record.picture_file(name)
-        write_atomically(path.parent / file, (beside / file).read_bytes())  # type: ignore[operator]
-    write_atomically(path, record.to_json())
+    with alone("accept"):
+        if path.exists():
+            if read(path).digest() == record.digest():
+                return path
+            raise UserError(f"{path.name} exists already: records are immutable, and one seed has one record")
+        for name in record.pictures if beside else ():
+            file = record.picture_file(name)
+            write_atomically(path.parent / file, (beside / file).read_bytes())  # type: ignore[operator]
+        write_atomically(path, record.to_json())
     return path
 
 

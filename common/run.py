@@ -30,7 +30,7 @@ from filelock import FileLock, Timeout
 
 from common import checkpoint, claims, machine, records
 from common.cli import Command, format_seeds, saved_run
-from common.errors import STOPPED, Stopped, UserError
+from common.errors import NO_ROOM, STOPPED, UNWRITABLE, Stopped, UserError, no_room
 from common.paths import RUNS
 from common.progress import Progress
 
@@ -109,8 +109,27 @@ class Run:
     # ---- while it trains
 
     def read(self, name: str, fingerprint: str) -> None:
-        """Note a data set that was really read, for the record."""
+        """Note a data set that was really read, for the record.
+
+        Raises:
+            UserError: the paper's claims declare another one of that name, and `--other-data` was not given.
+        """
+        declared = {data.name: data.fingerprint for data in claims.load(self.command.paper).data}.get(name)
+        if declared and declared != fingerprint and not self.command.options.other_data:
+            raise UserError(
+                f"data set {name} is not the declared one (its fingerprint is {fingerprint[:19]}…, not "
+                f"{declared[:19]}…); fetch it anew, or pass --other-data and the records will say so"
+            )
         self._data[name] = fingerprint
+
+    def timed(self) -> None:
+        """Say that what follows is measured by the clock.
+
+        Raises:
+            UserError: `--deterministic` was given, which a time cannot honour.
+        """
+        if self.command.options.deterministic:
+            raise UserError(f"--deterministic: {self.command.preset} measures time, which never repeats; leave it out")
 
     @property
     def part(self) -> tuple[int, int]:
@@ -174,6 +193,10 @@ class Run:
             raise UserError(f"{self.command.paper} trains in its own way: leave out --compile and --precision")
         self._state = state
         start, self._seconds_before = checkpoint.load(self._checkpoints, state)
+        if self.part[1] > 1:
+            found = [step for (step,) in gather_object([(start,)])]
+            if len(set(found)) > 1:
+                raise UserError(f"the processes found checkpoints of steps {found}: {self.folder} must be one for all")
         self._step = self._first_step = self._saved_step = start
         self._truncate_log(start)
         self._progress = Progress(total, start, shown=self.main)
@@ -302,6 +325,7 @@ class Run:
         }
         for one in sorted(seeds, key=lambda one: one["seed"]):
             metrics = {k: float(v) if math.isfinite(v) else None for k, v in one["metrics"].items()}
+            last = [values[-1] for name, (_, values) in one["curves"].items() if "loss" in name]
             yield records.Record(
                 paper=command.paper,
                 preset=command.preset,
@@ -309,7 +333,7 @@ class Run:
                 config=config,
                 seed=one["seed"],
                 stacked=len(self.all_seeds),
-                status="diverged" if None in metrics.values() else "finished",
+                status="diverged" if None in (*metrics.values(), *last) else "finished",
                 claims=list(found),
                 deviations=found,
                 metrics=metrics,
@@ -395,6 +419,8 @@ def execute(command: Command, argv: Sequence[str], train: Callable[[Any, Run], N
     options = command.options
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch sees no CUDA device here (`repro doctor` lists devices)")
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":  # on CPUs accelerate would pass over it
+        raise UserError("FSDP: the main process alone keeps checkpoints, and of whole weights; launch plain processes")
     # Gradients that fade over many steps end below 1e-38, where a core is many times slower: Mamba's step on induction
     # heads took 74 ms, and takes 43. Before the first parallel region, because threads inherit it.
     torch.set_flush_denormal(True)
@@ -412,23 +438,26 @@ def execute(command: Command, argv: Sequence[str], train: Callable[[Any, Run], N
     folder, lock = None, None
     try:
         SIGNALS.listen()
+        if options.deterministic:
+            _be_deterministic(command, accelerator)
         folder, lock = _folder(command, argv, accelerator)
-        groups = [command.seeds] if mode != "single" else [(seed,) for seed in command.seeds]
-        for seeds in groups:
-            part = folder if len(groups) == 1 else folder / f"seed-{seeds[0]}"
-            complete = sorted((part / "records").glob("*.json"))
-            if options.resume and len(complete) == len(seeds):
-                if accelerator.is_main_process:
-                    for path in complete if options.record else []:
-                        records.accept(records.read(path), beside=path.parent)
-                    print(f"{part}: this run is complete, its records are in {part / 'records'}")
-                continue
-            part.mkdir(parents=True, exist_ok=True)
-            run = Run(command, accelerator, mode, seeds, part)
-            if run.seeds:
-                train(command.config, run)
-            else:
-                run.finish([])  # more processes than seeds
+        with _in_words(command, folder):
+            groups = [command.seeds] if mode != "single" else [(seed,) for seed in command.seeds]
+            for seeds in groups:
+                part = folder if len(groups) == 1 else folder / f"seed-{seeds[0]}"
+                complete = sorted((part / "records").glob("*.json"))
+                if options.resume and len(complete) == len(seeds):
+                    if accelerator.is_main_process:
+                        for path in complete if options.record else []:
+                            records.accept(records.read(path), beside=path.parent)
+                        print(f"{part}: this run is complete, its records are in {part / 'records'}")
+                    continue
+                part.mkdir(parents=True, exist_ok=True)
+                run = Run(command, accelerator, mode, seeds, part)
+                if run.seeds:
+                    train(command.config, run)
+                else:
+                    run.finish([])  # more processes than seeds
     except UserError:
         if accelerator.process_index:  # the main process says it; this one only where it alone fails
             time.sleep(3)
@@ -444,9 +473,42 @@ def execute(command: Command, argv: Sequence[str], train: Callable[[Any, Run], N
     else:
         leave(accelerator)
     finally:
+        torch.use_deterministic_algorithms(False)
+        torch.set_flush_denormal(False)
         SIGNALS.leave()
         if lock is not None:
             lock.release()
+
+
+@contextlib.contextmanager
+def _in_words(command: Command, folder: Path) -> Iterator[None]:
+    """What the system will not write, and what torch refuses under `--deterministic`, becomes one line (UserError)."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        reason = no_room(folder) if error.errno in NO_ROOM else f"{error}"
+        raise UserError(f"{folder} cannot be written: {reason}; mend that, then --resume it") from None
+    except RuntimeError as error:
+        if not command.options.deterministic or "deterministic" not in str(error):
+            raise
+        raise UserError(f"--deterministic: {str(error).split(', but ')[0]}; leave it out") from None
+
+
+def _be_deterministic(command: Command, accelerator: Accelerator) -> None:
+    """Have torch refuse what does not repeat bit for bit.
+
+    Raises:
+        UserError: this run cannot repeat.
+    """
+    if command.options.compile:
+        raise UserError("--deterministic: a compiler may choose another kernel each time; leave out --compile")
+    if accelerator.device.type == "cuda" and accelerator.num_processes > 1:
+        raise UserError("--deterministic: in which order several GPUs add up is not fixed; launch one process")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before the first product on a GPU
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True)
 
 
 def leave(accelerator: Accelerator) -> None:
@@ -482,6 +544,12 @@ def _folder(command: Command, argv: Sequence[str], accelerator: Accelerator) -> 
                 f"{options.resume} was started by {saved['processes']} process(es); resume it with as many "
                 f"(now {accelerator.num_processes})"
             )
+        before, here = saved.get("platform", {}), machine.platform_of(accelerator.device)
+        other = "; ".join(f"{k} {before[k]} → {v}" for k, v in here.items() if before.get(k, v) != v)
+        if other and options.deterministic:
+            raise UserError(f"--deterministic: {options.resume} began elsewhere ({other}); start it anew")
+        if other and accelerator.is_main_process:
+            print(f"{options.resume} began elsewhere ({other}): it may end in other bits", file=sys.stderr)
     told: list[Any] = [None]
     lock = None
     if accelerator.is_main_process:
@@ -501,6 +569,7 @@ def _folder(command: Command, argv: Sequence[str], accelerator: Accelerator) -> 
                 saved = {"paper": command.paper, "argv": list(argv), "processes": accelerator.num_processes}
                 saved |= {"preset": command.preset, "seeds": format_seeds(command.seeds)}
                 saved["config"] = claims.as_config(command.config)
+                saved["platform"] = machine.platform_of(accelerator.device)
                 records.write_atomically(folder / "run.json", json.dumps(saved, indent=1) + "\n")
                 told = [folder]
         except Timeout:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -93,8 +94,10 @@ def test_a_full_disk_keeps_the_last_good_one(tmp_path: Path, monkeypatch: pytest
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(UserError, match="the disk is full"):
-        checkpoint.save(tmp_path, 2, state(2.0), 0.0)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=2**20))
+    large = state(2.0) | {"tensor": torch.zeros(3 * 2**18)}
+    with pytest.raises(UserError, match=r"the disk is full, 2\.0 of 3\.0 MiB are missing; free space, then --resume"):
+        checkpoint.save(tmp_path, 2, large, 0.0)
     monkeypatch.undo()
     assert [p.name for p in tmp_path.iterdir()] == ["step-000000001"]
     assert checkpoint.load(tmp_path, state(3.0))[0] == 1

@@ -1,21 +1,25 @@
 """The plain loop: learns, resumes bit for bit, and writes what it logged."""
 
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 
 from common.claims import load
-from common.cli import parse
+from common.cli import launch, parse
 from common.data.batches import Batches
 from common.ema import EMA
 from common.errors import UserError
 from common.fit import fit
 from common.optim import warmup_cosine
-from common.paths import ROOT
+from common.paths import ROOT, paper_names
 from common.records import PICTURE_BYTES, read
 from common.run import Run
 from tools.verdicts import judge
@@ -121,6 +125,43 @@ def test_numbers_that_go_bad_stop_the_run_before_they_reach_the_weights(bad: str
     assert record.status == "diverged"
     assert record.metrics == {"loss": None}
     assert len(record.curves["loss"][0]) == 4
+
+
+@pytest.mark.parametrize("paper", paper_names())
+def test_no_paper_goes_on_with_numbers_that_are_none(
+    paper: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A weight is spoilt after two updates: the third is not made, or seeds that train side by side end as diverged."""
+    steps, mode = Run.steps, importlib.import_module(f"papers.{paper}.train").SEEDS
+
+    def spoilt(self, total, state, every=None):  # type: ignore[no-untyped-def]
+        for step in steps(self, total, state, every):
+            yield step
+            if step == 1:
+                spoil(state)
+
+    monkeypatch.setattr(Run, "steps", spoilt)
+    with pytest.raises(SystemExit) as stop:
+        launch(paper, ["--preset", "smoke", "--device", "cpu", "--output-dir", str(tmp_path)])
+    (record,) = (read(path) for path in tmp_path.glob("**/records/*.json"))
+    assert record.status == "diverged"
+    if mode == "single":
+        assert stop.value.code == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert re.search(r"is not finite \(learning rate [^)]+\) at step 2, in batch 2 of seed 0; .* diverged$", said)
+
+
+def spoil(state: Any) -> None:
+    """Make a weight of everything that learns not a number."""
+    for value in state.values():
+        if isinstance(value, dict):
+            spoil(value)
+        elif isinstance(value, torch.nn.Module):
+            with torch.no_grad():
+                for parameter in value.parameters():
+                    parameter.fill_(torch.nan)
+        elif isinstance(value, np.ndarray) and value.dtype.kind == "f":
+            value.fill(np.nan)
 
 
 FLUSHED = """

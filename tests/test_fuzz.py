@@ -41,6 +41,13 @@ def test_a_damaged_run_is_one_line(text: str, tmp_path: Path) -> None:
         saved_run(tmp_path)
 
 
+def test_a_folder_that_cannot_be_one_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / ("x" * 5000), tmp_path / "file"):
+        with pytest.raises(UserError, match=r"run\.json cannot be read: (File name too long|Not a directory)"):
+            saved_run(folder)
+
+
 @pytest.mark.parametrize("name", ["../../x", "a/b", "..", "", "a b", "<img>", '"onload=x'])
 def test_a_record_names_no_path_and_no_markup(name: str, tmp_path: Path) -> None:
     """Its pictures lie beside it, under names that can hold neither; so can its paper and its preset."""

@@ -6,7 +6,7 @@ import pytest
 
 from common.claims import load, presets
 from common.paths import paper_names
-from common.records import load_all
+from common.records import Record, load_all, read
 from tools.repro import main
 
 
@@ -39,6 +39,7 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
         (("claim", "lstm/table9/6a", "--set", "blocks"), "should read FIELD=VALUE"),
         (("claim", "lstm/table9/6a", "--set", "block=3"), "unknown field --block; did you mean --blocks?"),
         (("claim", "vae/fig2/frey-nz5/test", "--cut-down"), "has no cut-down presets"),
+        (("claim", "lstm/table9/6a", "--verify", "--fresh"), "leave out the other options"),
         (("boarding",), "invalid choice"),
         ((), "required"),
         (("board", "--chek"), "unrecognized arguments"),
@@ -97,7 +98,25 @@ def test_a_claim_is_measured_afresh(
     assert row["n"] == 2
     assert row["verdict"] == "too few seeds"
     assert row["mean"] > 1000
-    assert len(list(tmp_path.glob("lstm/*/records/*.json"))) == 2
+    kept = [read(path) for path in sorted(tmp_path.glob("lstm/*/records/*.json"))]
+    assert len(kept) == 2
+
+    def verified(*records: Record) -> tuple[int, str, str]:
+        monkeypatch.setattr(tools.measure, "load_all", lambda paper: records)
+        return call(capsys, "claim", "lstm/table9/6a", "--verify")
+
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    code, out, _ = verified(*kept)
+    assert (code, out) == (0, "".join(f"{record.file_name()}: all bits agree\n" for record in kept))
+    name, value = next(iter(kept[1].metrics.items()))
+    changed = kept[1].model_copy(update={"metrics": kept[1].metrics | {name: value + 1}})  # type: ignore[operator]
+    code, out, _ = verified(kept[0], changed)
+    assert code == 1
+    assert out.splitlines()[2] == f"  - metrics: {name} {value + 1} → {value}"  # type: ignore[operator]
+    code, _, err = verified(kept[0].model_copy(update={"device": "CPU (another)"}))
+    assert code == 2
+    assert "has no record that could be repeated here; one made elsewhere: device CPU (another), here CPU" in err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_seeds_on_record_are_not_run_again(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

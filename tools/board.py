@@ -10,7 +10,7 @@ from typing import Any
 from common.claims import PaperClaims, load
 from common.errors import UserError
 from common.paths import LEADERBOARDS, PAPERS, RECORDS, ROOT, paper_names
-from common.records import Record, write_atomically
+from common.records import Record, alone, write_atomically
 from tools import bench, checks, exports, page, plots
 from tools.page import GROUPS, groups
 from tools.rows import (
@@ -71,12 +71,13 @@ def render(judged: dict[str, Judged] | None = None, folder: Path = RECORDS) -> d
 @_keeping_everything()
 def write() -> list[str]:
     """Write the pages and plots that changed; returns their paths."""
-    changed, judged = [], judge_all()
-    for path, content in render(judged).items():
-        if not path.exists() or _text(path) != content:
-            write_atomically(path, content)
-            changed.append(path)
-    changed += plots.write(judged)
+    with alone("board"):  # or an older reading of the records might be written last
+        changed, judged = [], judge_all()
+        for path, content in render(judged).items():
+            if not path.exists() or _text(path) != content:
+                write_atomically(path, content)
+                changed.append(path)
+        changed += plots.write(judged)
     return [str(path.relative_to(ROOT)) for path in changed]
 
 

@@ -1,7 +1,9 @@
 """Measuring claims: runs for missing seeds, audits, the queue of open claims, and what this machine can reach."""
 
+import contextlib
 import importlib
 import math
+import os
 import platform
 import shutil
 import signal
@@ -20,7 +22,7 @@ from common.cli import format_seeds, parse
 from common.data import hub
 from common.errors import STOPPED, UserError
 from common.paths import ROOT, RUNS, data_dir, paper_names
-from common.records import Record, accept, load_all, read
+from common.records import Record, accept, alone, load_all, read
 from tools.rows import judge_paper, runnable
 from tools.verdicts import Verdict, judge
 
@@ -74,11 +76,17 @@ def measure(claim: Claim, way: Way) -> tuple[Verdict, float]:
     records = [] if way.fresh else list(load_all(claim.paper))
     ran = False
     for preset in dict.fromkeys(side.cut_down[0] if way.cut_down else side.preset for side in sides):
-        have = recorded_seeds(records, preset, parse(claim.paper, ["--preset", preset, *way.fields]).config)
-        missing = [seed for seed in wanted if seed not in have]
-        if missing:
-            ran = True
-            records += run(claim.paper, preset, missing, way)
+        config = parse(claim.paper, ["--preset", preset, *way.fields]).config
+        if not set(wanted) - recorded_seeds(records, preset, config):
+            continue
+        with contextlib.nullcontext() if way.fresh else alone(f"{claim.paper}-{preset}"):
+            if not way.fresh:  # another process may have recorded some of them
+                records = [*{record.hash: record for record in (*records, *load_all(claim.paper))}.values()]
+            have = recorded_seeds(records, preset, config)
+            missing = [seed for seed in wanted if seed not in have]
+            if missing:
+                ran = True
+                records += run(claim.paper, preset, missing, way)
     return judge(claim, records), time.monotonic() - begun if ran else 0.0
 
 
@@ -115,6 +123,108 @@ def run(paper: str, preset: str, seeds: list[int], way: Way) -> list[Record]:
             sys.exit(STOPPED)
         raise UserError(f"the run of {preset} ended early (exit {code}); go on with {again}")
     return [read(path) for path in sorted(folder.glob("**/records/*.json"))]
+
+
+# ---- records made again
+
+
+def verify(claim: Claim, mirror: str | None) -> list[tuple[Record, list[str]]]:
+    """Repeat a committed run of each of a claim's presets, made on a platform like this one; nothing is kept.
+
+    Returns:
+        Each record of these runs with the differences of what came out now; none where all bits agree.
+
+    Raises:
+        UserError: the claim has no such record, its preset has changed since, or it measures time.
+    """
+    found: list[tuple[Record, list[str]]] = []
+    reasons: list[str] = []
+    for preset in dict.fromkeys(name for side in claim.measured_by() for name in side.presets):
+        records = [record for record in load_all(claim.paper) if record.preset == preset]
+        reasons += [reason for record in records if (reason := elsewhere(record))]
+        here = [record for record in records if not elsewhere(record)]
+        if preset == "audit" and here:  # counts that have changed since have a newer record
+            found.append((here[-1], differences(here[-1], audit(claim.paper, mirror, record=False))))
+        elif here:
+            first = min(here, key=lambda record: record.wall_seconds)
+            run = [record for record in here if (record.started, record.config) == (first.started, first.config)]
+            again = {record.seed: record for record in repeat(run, mirror)}
+            found += [(record, differences(record, again[record.seed])) for record in run]
+    if not found:
+        why = f"; one made elsewhere: {reasons[0]}" if reasons else ""
+        raise UserError(f"{claim.id} has no record that could be repeated here{why}")
+    return found
+
+
+def elsewhere(record: Record) -> str:
+    """Why a record cannot be expected to repeat here bit for bit; empty where it can."""
+    import torch
+
+    from common.machine import device_name
+
+    def here(name: str) -> str:
+        try:
+            return platform.python_version() if name == "python" else version(name)
+        except PackageNotFoundError:
+            return "missing"
+
+    if record.compiled:
+        return "it was compiled"
+    names = {"device": (record.device, device_name(torch.device("cpu")))}
+    names |= {name: (there, here(name)) for name, there in record.versions.items()}
+    return ", ".join(f"{name} {there}, here {now}" for name, (there, now) in names.items() if there != now)
+
+
+def repeat(run: list[Record], mirror: str | None) -> list[Record]:
+    """The run that left these records again, in a temporary folder: seeds that share a log are trained together.
+
+    Raises:
+        UserError: its preset has changed since.
+        SystemExit: the run failed (it has said why).
+    """
+    record, seeds = run[0], format_seeds([record.seed for record in run])
+    words = []
+    for name, value in record.overrides.items():
+        words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
+    changed = config_differences(parse(record.paper, ["--preset", record.preset, *words]).config, record.config)
+    if changed:
+        raise UserError(f"preset {record.preset} has changed since ({', '.join(changed)}): nothing to compare with")
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={record.processes}"]
+    command = [sys.executable, *(launcher if record.processes > 1 else []), "-m", f"papers.{record.paper}.train"]
+    command += ["--preset", record.preset, "--seed", seeds, "--device", "cpu", "--deterministic", *words]
+    command += [*(["--precision", record.precision] if record.precision != "no" else [])]
+    command += [*(["--data-dir", mirror] if mirror else [])]
+    environment = os.environ | {"OMP_NUM_THREADS": str(record.threads), "ACCELERATE_USE_CPU": "true"}
+    print(
+        f"{record.paper} {record.preset}: seeds {seeds} again ({record.wall_seconds:.0f} s then)",
+        file=sys.stderr,
+        flush=True,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        command += ["--output-dir", f"{folder}/run"]
+        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=2)
+        if done.returncode:
+            sys.exit(done.returncode)
+        return [read(path) for path in Path(folder).glob("run/**/records/*.json")]
+
+
+def differences(record: Record, again: Record) -> list[str]:
+    """What differs between two records in what was read and measured, each as one line."""
+    lines = []
+    for kind in ("data", "metrics"):
+        before, now = getattr(record, kind), getattr(again, kind)
+        lines += [
+            f"{kind}: {name} {before.get(name)} → {now.get(name)}"
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name)
+        ]
+    for name in sorted(record.curves.keys() | again.curves.keys()):
+        before, now = (made.curves.get(name, [[], []]) for made in (record, again))
+        if before != now:
+            pairs = zip(zip(*before, strict=True), zip(*now, strict=True), strict=False)
+            step = next((old[0] for old, new in pairs if old != new), "its end")
+            lines.append(f"curve {name} differs from step {step} on")
+    return lines
 
 
 def _made(folder: Path) -> Path:

@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     claim.add_argument("id", nargs="+", help="claim ids, e.g. lstm/table9/6a")
     claim.add_argument("--seeds", type=positive, help="number of seeds (default: as many as the claim asks)")
     claim.add_argument("--fresh", action="store_true", help="run all seeds anew and judge by these runs alone")
+    claim.add_argument("--verify", action="store_true", help="repeat a run recorded on this platform: same bits?")
     claim.add_argument("--cut-down", action="store_true", help="run the claim's cut-down presets (they deviate)")
     claim.add_argument(
         "--set",
@@ -187,6 +188,10 @@ def _claim(arguments: argparse.Namespace) -> int:
         arguments.device,
         arguments.data_dir,
     )
+    if arguments.verify:
+        if arguments.seeds or arguments.fresh or arguments.cut_down or arguments.set or arguments.device == "cuda":
+            raise UserError("--verify repeats records as they are, on a CPU: leave out the other options")
+        return _verify(claims, arguments.data_dir, arguments.json)
     results = [(claim, *measure(claim, way)) for claim in claims]
     if arguments.json:
         _print_json([row(claim, verdict) for claim, verdict, _ in results])
@@ -211,6 +216,21 @@ def _claim(arguments: argparse.Namespace) -> int:
             if lines:
                 print(f"{claim.id}: {title}\n" + "\n".join(f"  - {line}" for line in lines))
     return 0
+
+
+def _verify(claims: Sequence[Any], mirror: str | None, as_json: bool) -> int:
+    from tools.measure import verify
+
+    repeated = [(claim, record, found) for claim in claims for record, found in verify(claim, mirror)]
+    if as_json:
+        _print_json([{"claim": c.id, "record": r.file_name(), "differences": found} for c, r, found in repeated])
+    else:
+        for _, record, found in repeated:
+            print(f"{record.file_name()}: {'the bits differ' if found else 'all bits agree'}")
+            print("".join(f"  - {line}\n" for line in found), end="")
+            if found:
+                print(f"  the record was made at commit {record.commit[:12]}")
+    return 1 if any(found for *_, found in repeated) else 0
 
 
 def _board(arguments: argparse.Namespace) -> int:

@@ -1,7 +1,9 @@
 """Data sets of the Hugging Face Hub, or of a local mirror laid out like it: one code path."""
 
+import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +28,12 @@ def load(name: str, split: str, data_dir: Path | None, streaming: bool = False, 
     import huggingface_hub.constants
 
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it would say of a torn file is in our one line
     online = here is not None or reachable()
     if not online:  # only the cache can help; the environment's HF_HUB_OFFLINE was read at import
         huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    from datasets.exceptions import DatasetsError
+
     owner, _, configuration = name.rpartition("/") if name.count("/") > 1 else (name, "", None)
     try:
         if here is not None:  # files are named by their split, whatever it is called
@@ -37,6 +42,8 @@ def load(name: str, split: str, data_dir: Path | None, streaming: bool = False, 
                 str(here), split=split, streaming=streaming, data_files={split: files} if files else None
             )
         return datasets.load_dataset(owner, configuration, split=split, streaming=streaming, revision=revision)
+    except DatasetsError as error:
+        raise UserError(damaged(f"{name} ({split})", error.__cause__ or error)) from None
     except (OSError, ValueError) as error:
         reason = f" ({str(error).splitlines()[0]})" if online and str(error) else ""
         raise UserError(missing(name, data_dir) + reason) from None
@@ -64,6 +71,23 @@ def missing(name: str, data_dir: Path | None) -> str:
         f"data set {name} cannot be read: {looked}, and the Hugging Face Hub is out of reach; "
         f"put a copy at DIR/hub/{name} and set PAPERS_DATA=DIR (or --data-dir DIR)"
     )
+
+
+def damaged(name: str, error: BaseException) -> str:
+    """The one line a user needs when a data set breaks off, or a file of it is torn."""
+    said = str(error).splitlines() or [""]
+    return f"data set {name} breaks off or is damaged ({type(error).__name__}: {said[0][:200]}); fetch it anew"
+
+
+@contextlib.contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Whatever a file or a connection stumbles over while a data set is read becomes one line (UserError)."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(damaged(name, error)) from None
 
 
 def fingerprint(*arrays: "np.ndarray") -> str:

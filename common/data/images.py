@@ -43,7 +43,9 @@ def load(name: str, data_dir: Path | None) -> Images:
 
 def column(name: str, split: str, data_dir: Path | None) -> np.ndarray:
     """The image column alone, (n, h, w, c) uint8, for sets without labels or with one split."""
-    return _images(hub.load(name, split, data_dir))
+    data = hub.load(name, split, data_dir)
+    with hub.reading(f"{name} ({split})"):
+        return _images(data)
 
 
 def _images(data) -> np.ndarray:
@@ -63,7 +65,8 @@ def _read(name: str, split: str, data_dir: Path | None) -> tuple[np.ndarray, np.
     labels = [key for key, feature in data.features.items() if isinstance(feature, ClassLabel) or key == "label"]
     if not labels:
         raise UserError(f"data set {name} has no label column, only {', '.join(data.features)}")
-    return _images(data), np.asarray(data[labels[0]], dtype=np.int64)
+    with hub.reading(f"{name} ({split})"):
+        return _images(data), np.asarray(data[labels[0]], dtype=np.int64)
 
 
 def _draw(name: str, n: int, split: str) -> tuple[np.ndarray, np.ndarray]:

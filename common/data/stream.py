@@ -71,9 +71,10 @@ class ImageStream:
     def fingerprint(self) -> str:
         """SHA-256 over the first thousand encoded images and their labels (the whole would take hours to read)."""
         digest = hashlib.sha256()
-        for sample in itertools.islice(self.data, FINGERPRINTED):
-            digest.update(_encoded(sample[self.image]))
-            digest.update(str(sample[self.label]).encode())
+        with hub.reading(f"{self.name} ({self.split})"):
+            for sample in itertools.islice(self.data, FINGERPRINTED):
+                digest.update(_encoded(sample[self.image]))
+                digest.update(str(sample[self.label]).encode())
         return f"sha256:{digest.hexdigest()}"
 
     def __call__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -105,7 +106,8 @@ class ImageStream:
         samples = iter(data.skip(first) if first else data)
         end = self.per_epoch * self.batch_size if training else self.n
         for begin in range(first, end, self.batch_size):
-            batch = list(itertools.islice(samples, min(self.batch_size, end - begin)))
+            with hub.reading(f"{self.name} ({self.split}, after {begin} images of epoch {epoch})"):
+                batch = list(itertools.islice(samples, min(self.batch_size, end - begin)))
             if len(batch) < min(self.batch_size, end - begin):
                 raise UserError(
                     f"{self.name} ({self.split}) ends after {begin + len(batch)} images where {self.n} are stated"
@@ -133,7 +135,7 @@ class ImageStream:
         try:
             with PIL.Image.open(io.BytesIO(_encoded(sample[self.image]))) as image:
                 picture = image.convert("RGB")
-        except OSError as error:
+        except (OSError, SyntaxError, ValueError) as error:  # Pillow has all three for a damaged file
             raise UserError(f"{self.name} ({self.split}), image {place} of epoch {epoch}: {error}") from None
         return self.view(picture, np.random.default_rng(integer(self.seed or 0, "view", epoch, place)))
 

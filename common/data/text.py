@@ -61,7 +61,8 @@ def load_text(name: str, data_dir: Path | None) -> Text:
     if name == "synthetic/text":
         characters = " ".join(source for source, _ in _phrases(1500, 0)).replace(" .", ".\n")
     elif file is not None and file.is_file():
-        characters = file.read_text(encoding="utf-8")
+        with hub.reading(name):
+            characters = file.read_text(encoding="utf-8")
     else:  # a script data set: the Hub keeps its three parts, in order, on this branch
         parts = [hub.load(name, s, data_dir, revision="refs/convert/parquet") for s in ("train", "validation", "test")]
         characters = "".join(row for part in parts for row in part["text"])

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.random import generator
+from common.fit import stop_unless_finite
 from common.run import Run
 from papers.cyclegan.config import Config
 from papers.cyclegan.data import UnpairedBatches, load, scaled, unscaled
@@ -107,6 +108,7 @@ def train(cfg: Config, run: Run) -> None:
         loss, fake_x, fake_y, terms = translation(x, y)
         g_optimizer.zero_grad(set_to_none=True)
         run.accelerator.backward(loss)
+        stop_unless_finite(run, step, loss, generators, g_optimizer, step % log_every == 0)
         g_optimizer.step()
 
         if cfg.gan:
@@ -115,6 +117,7 @@ def train(cfg: Config, run: Run) -> None:
             loss, more = judgement(x, old_x, y, old_y)
             d_optimizer.zero_grad(set_to_none=True)
             run.accelerator.backward(loss)
+            stop_unless_finite(run, step, loss, discriminators, d_optimizer, step % log_every == 0)
             d_optimizer.step()
             terms |= more
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from common import extractors, pictures
 from common.data import images
 from common.judging import Nearest, look, path_length, scores, trimmed_mean
+from common.fit import stop_unless_finite
 from common.run import Run
 from papers.dcgan import model as nets
 from papers.dcgan.config import Config
@@ -105,6 +106,7 @@ def train(cfg: Config, run: Run) -> None:
             with run.accelerator.no_sync(wide_d):
                 loss = real(wide_d(wide_g(z, y), y))
                 run.accelerator.backward(loss, inputs=list(g.parameters()))  # D's own gradients are not wanted
+            stop_unless_finite(run, step, loss, g, g_adam, step % LOG_EVERY < 2)
             g_adam.step()
         else:
             d_adam.zero_grad(set_to_none=True)
@@ -112,6 +114,7 @@ def train(cfg: Config, run: Run) -> None:
                 drawn = wide_g(z, y)
             loss = real(wide_d(x, y)) + real(-wide_d(drawn, y))  # two passes: each batch has its own statistics
             run.accelerator.backward(loss)
+            stop_unless_finite(run, step, loss, d, d_adam, step % LOG_EVERY < 2)
             d_adam.step()
         if step % LOG_EVERY < 2 or step >= total - 2:
             run.log(step, **{"d_loss" if step % 2 else "g_loss": run.mean(loss.detach())})

@@ -115,6 +115,7 @@ def classify(cfg: Config, run: Run) -> None:
     state: dict[str, Any] = {"model": model, "optimizer": optimizer}
     state |= {"costs": costs, "stopped": stopped, "result": result}
     if cfg.timed:  # a clock would keep equal runs from leaving equal bits
+        run.timed()
         state["seconds"] = seconds
 
     def per_seed(values: Tensor) -> list[float]:
@@ -228,6 +229,7 @@ def separable(points: np.ndarray, labels: np.ndarray) -> float:
 
 def time_epochs(cfg: Config, run: Run) -> None:
     """Section 6.3: seconds for forward pass, cross-entropy and backward pass on random graphs, X = I."""
+    run.timed()
     seconds = torch.zeros(len(cfg.edges), len(run.seeds), dtype=torch.float64)
     for step in run.steps(len(cfg.edges) * len(run.seeds), {"seconds": seconds}, every=1):
         size, which = divmod(step, len(run.seeds))

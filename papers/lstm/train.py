@@ -312,6 +312,7 @@ def train(cfg: Config, run: Run) -> None:
 
 def complexity(cfg: Config, run: Run) -> None:
     """Section 4: the cost of a time step is O(W). Slope of log time per step on log W, over nets of growing size."""
+    run.timed()
     found: list[dict[str, float]] = []
     for _ in run.steps(1, {}):
         for seed in run.seeds:

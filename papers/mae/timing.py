@@ -68,6 +68,7 @@ def step_of(cfg: Config, kind: str, run: Run) -> Callable[[Tensor, Tensor], None
 
 def time_steps(cfg: Config, run: Run) -> None:
     """`epochs` rounds in which every kind takes its turn; a round before them warms up."""
+    run.timed()
     x = torch.randn(cfg.batch_size, 3, cfg.resolution, cfg.resolution, generator=generator(run.seeds[0], "x"))
     noise = torch.rand(cfg.batch_size, (cfg.resolution // cfg.patch) ** 2, generator=generator(run.seeds[0], "noise"))
     x, noise = run.share(x).to(run.device), run.share(noise).to(run.device)

@@ -184,6 +184,7 @@ class Compiled(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, delta, A, B, C, D, h):
         dtype, (b, l, d), n = x.dtype, x.shape, A.shape[1]  # noqa: E741
+        D = D.clone()  # a weight: numpy would pin its memory, which FSDP must be able to free
         x, delta, A, B, C, D = (v.float().contiguous() for v in (x, delta, A.mT, B, C, D))
         last, y = h.mT.clone(memory_format=torch.contiguous_format), torch.empty_like(x)
         starts = torch.empty(b, -(-l // STEPS), n, d)

@@ -222,6 +222,7 @@ def kept_bytes(call: Callable[[], Tensor]) -> int:
 
 def cost(cfg: Config, run: Run) -> None:
     """Times and memory at every size of cfg.sizes; random weights and tokens."""
+    run.timed()
     measure: dict[str, Callable[..., list[float]]] = {
         "linear-time": at_length,
         "scan-speed": of_scan,

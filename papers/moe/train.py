@@ -188,6 +188,7 @@ def regression(cfg: Config, run: Run) -> None:
 
 def time_layers(cfg: Config, run: Run) -> None:
     """Forward and backward pass of the layer, of the loop over experts and of transformers' layers: time per token."""
+    run.timed()
     found = torch.full((len(cfg.timed_experts), len(timing.KINDS)), torch.nan, dtype=torch.float64)
     for step in run.steps(len(cfg.timed_experts), {"found": found}, every=1):
         n = cfg.timed_experts[step]

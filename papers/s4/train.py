@@ -164,6 +164,7 @@ def classify(cfg: Config, run: Run) -> None:
 
 def measure(cfg: Config, run: Run) -> None:
     """Tables 1 to 3: time and memory at each size."""
+    run.timed()
     if len(cfg.sizes) < 2:
         raise UserError(f"{cfg.experiment} fits slopes: give --sizes two numbers or more")
     measurement = Measurement(

@@ -14,6 +14,7 @@ from common.data.batches import Batches
 from common.errors import UserError
 from common.metrics import mean_over
 from common.optim import Schedule, half_cosine
+from common.fit import stop_unless_finite
 from common.run import Run
 from papers.simclr.augment import Style, Views, to_channels_last, to_rows
 from papers.simclr.config import Config
@@ -146,6 +147,7 @@ def train(cfg: Config, run: Run) -> None:
         optimizer.zero_grad(set_to_none=True)
         # the code adds both directions up where the paper takes the mean over all views: twice the value
         run.accelerator.backward(2 * loss if contrastive and cfg.dialect == "google" else loss)
+        stop_unless_finite(run, step, loss, model, optimizer, step % max(1, cfg.train_steps // 100) == 0)
         optimizer.step()
         run.average_buffers(model)
         both = run.mean(torch.stack([loss.detach(), 100 * accuracy]))
@@ -215,6 +217,8 @@ class Linear:
         losses.sum().backward()
         for p in self.probe.parameters():
             p.grad = run.mean(p.grad)  # type: ignore[arg-type]
+        logged = step % max(1, cfg.linear_steps // 50) == 0
+        stop_unless_finite(run, shown_as, losses, self.probe, self.optimizer, logged)
         self.optimizer.param_groups[0]["lr"] = self.lr * half_cosine(step, cfg.linear_steps)
         self.optimizer.step()
         if step % max(1, cfg.linear_steps // 50) == 0 or step == cfg.linear_steps - 1:

@@ -56,14 +56,17 @@ class Folder:
         import datasets
 
         datasets.disable_progress_bars()
-        self.files = datasets.load_dataset("imagefolder", data_dir=str(folder), split="train")
+        self.name = name
+        with hub.reading(name):
+            self.files = datasets.load_dataset("imagefolder", data_dir=str(folder), split="train")
         self.n, self.side, self.device = len(self.files), side, device
         self.fingerprint = hub.fingerprint(*(self.decode(i, side) for i in range(min(100, self.n))), np.array(self.n))
         self.pool = ThreadPoolExecutor()
 
     def decode(self, index: int, side: int) -> np.ndarray:
         """One picture as (side, side, 3) uint8."""
-        picture = np.asarray(self.files[index]["image"].convert("RGB"))
+        with hub.reading(self.name):
+            picture = np.asarray(self.files[index]["image"].convert("RGB"))
         h, w, _ = picture.shape
         if h != w or h < self.side or h & (h - 1):
             raise UserError(f"picture {index} is {h}x{w}; all should be square, a power of two, at least {self.side}")

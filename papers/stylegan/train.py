@@ -17,6 +17,7 @@ from common.ema import EMA
 from common.errors import UserError
 from common.judging import Extractor, Seen, look, scores
 from common.random import generator
+from common.fit import stop_unless_finite
 from common.run import Run
 from papers.stylegan.config import Config
 from papers.stylegan.data import FACTORS, Folder, Pictures, Reals, load, scaled
@@ -146,6 +147,7 @@ def train(cfg: Config, run: Run) -> None:
         d_adam.zero_grad(set_to_none=True)
         d_loss.backward()
         average_gradients(run, d)
+        stop_unless_finite(run, step, d_loss, d, d_adam, step % max(1, total // LOGS) == 0)
         d_adam.step()
 
         d.requires_grad_(False)  # passed through, not updated
@@ -154,6 +156,7 @@ def train(cfg: Config, run: Run) -> None:
         g_adam.zero_grad(set_to_none=True)
         g_loss.backward()
         average_gradients(run, g)
+        stop_unless_finite(run, step, g_loss, g, g_adam, step % max(1, total // LOGS) == 0)
         g_adam.step()
         d.requires_grad_(True)
         average.decay = 0.5 ** (b / cfg.ema_images)

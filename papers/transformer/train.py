@@ -19,7 +19,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from common.cost import parameters
 from common.data.text import TokenBatches, Windows, bleu, tokenised_bleu
 from common.errors import UserError
-from common.fit import fit
+from common.fit import fit, stop_unless_finite
 from common.optim import decay_groups, half_cosine
 from common.random import generator, integer
 from common.run import Run
@@ -219,6 +219,7 @@ def translation(cfg: Config, run: Run) -> None:
                 with run.accelerator.no_sync(wrapped):
                     run.accelerator.backward(loss)
             shown += loss.detach()
+        stop_unless_finite(run, step, shown, model, optimizer, step % max(1, total // 100) == 0)
         if cfg.clip_norm:
             torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.clip_norm)
         optimizer.step()
@@ -342,6 +343,7 @@ def whole_text(ids: Tensor, length: int, rows: int, nats: Callable[[tuple[Tensor
 
 def section3(cfg: Config, run: Run) -> None:
     """Unit claims over random vectors, and how a layer's time grows with the length."""
+    run.timed()
     run.wrapped(torch.nn.Identity())
     state = {"found": ""}
     for step in run.steps(1, state):

@@ -69,6 +69,8 @@ def load(model: ViT, path: Path) -> None:
         raise UserError(
             f"pre-trained weights {path} are not there; put the code's .npz (or a checkpoint's state.pt) of that name"
         ) from None
+    except Exception as error:  # numpy, zip files and pickles each have errors of their own for what they cannot read
+        raise UserError(f"{path} holds no weights ({type(error).__name__} while it was read)") from None
     for name in [name for name in state if name.startswith(("head.", "pre_logits."))]:
         del state[name]
     if "tables.0" in state and len(model.tables) and state["tables.0"].shape != model.tables[0].shape:
