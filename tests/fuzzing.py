@@ -6,14 +6,18 @@ accepted or refused (`UserError`); any other exception is printed with its input
 
 import argparse
 import contextlib
+import inspect
 import io
+import json
 import random
 import shutil
 import sys
 import tempfile
+import tomllib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from common import claims, cli, records
 from common.errors import UserError
@@ -78,37 +82,53 @@ def damaged(text: bytes, rng: random.Random) -> bytes:
     return text
 
 
-def readers(folder: Path) -> dict[str, tuple[int, Callable[[random.Random], None]]]:
-    """Name -> (share of the inputs, in 1/1000; reads one made-up input)."""
+def parsers(folder: Path) -> dict[str, tuple[int, bytes, Callable[[bytes], None]]]:
+    """Name -> (share of the inputs, in 1/1000; a valid text; reads one)."""
     whole = record(80.0, 3)
     file = folder / whole.file_name()
     text = whole.to_json().encode()
     claims.PAPERS = folder
     (folder / "toy").mkdir()
 
-    def a_record(rng: random.Random) -> None:
-        file.write_bytes(damaged(text, rng))
+    def a_record(text: bytes) -> None:
+        file.write_bytes(text)
         records.read(file)
 
-    def a_record_with_its_hash(rng: random.Random) -> None:
+    def a_record_with_its_hash(text: bytes) -> None:
         """Past the hash: what an author who computes it could write."""
         try:
-            made = records.Record.model_validate_json(damaged(text, rng))
+            made = records.Record.model_validate_json(text)
         except ValueError:
             return
         file.write_text(made.to_json(), encoding="utf-8")
         records.read(file)
 
-    def some_claims(rng: random.Random) -> None:
-        (folder / "toy/claims.toml").write_bytes(damaged(CLAIMS, rng))
+    def some_claims(text: bytes) -> None:
+        (folder / "toy/claims.toml").write_bytes(text)
         claims.load.__wrapped__("toy")
 
-    def a_run(rng: random.Random) -> None:
-        (folder / "run.json").write_bytes(damaged(RUN, rng))
+    def a_run(text: bytes) -> None:
+        (folder / "run.json").write_bytes(text)
         cli.saved_run(folder)
 
-    def seeds(rng: random.Random) -> None:
-        cli.parse_seeds(damaged(b"0-3,7,10-12", rng).decode("utf-8", "surrogateescape"))
+    return {
+        "record": (300, text, a_record),
+        "record with its hash": (100, text, a_record_with_its_hash),
+        "claims": (285, CLAIMS, some_claims),
+        "run.json": (200, RUN, a_run),
+        "--seed": (100, b"0-3,7,10-12", lambda text: void(cli.parse_seeds(text.decode("utf-8", "surrogateescape")))),
+    }
+
+
+def void(_: object) -> None:
+    """Whatever was read is of no interest."""
+
+
+def readers(folder: Path) -> dict[str, tuple[int, Callable[[random.Random], None]]]:
+    """Name -> (share of the inputs, in 1/1000; reads one made-up input)."""
+
+    def wounded(valid: bytes, read: Callable[[bytes], None]) -> Callable[[random.Random], None]:
+        return lambda rng: read(damaged(valid, rng))
 
     def a_command(rng: random.Random) -> None:
         words = [rng.choice(WORDS) for _ in range(rng.randint(0, 6))]
@@ -128,15 +148,8 @@ def readers(folder: Path) -> dict[str, tuple[int, Callable[[random.Random], None
             if stop.code:  # --help leaves with 0
                 raise
 
-    return {
-        "record": (300, a_record),
-        "record with its hash": (100, a_record_with_its_hash),
-        "claims": (285, some_claims),
-        "run.json": (200, a_run),
-        "--seed": (100, seeds),
-        "command line": (10, a_command),
-        "resumed command line": (5, a_resumed_command),
-    }
+    of_texts = {name: (share, wounded(valid, read)) for name, (share, valid, read) in parsers(folder).items()}
+    return of_texts | {"command line": (10, a_command), "resumed command line": (5, a_resumed_command)}
 
 
 def fuzz(inputs: int, seed: int) -> Counter[str]:
@@ -167,11 +180,41 @@ def fuzz(inputs: int, seed: int) -> Counter[str]:
     return done
 
 
+def guided(inputs: int, seed: int) -> NoReturn:
+    """Let atheris look for inputs that reach new lines of the parsers; does not return."""
+    import atheris  # type: ignore[import-not-found]
+
+    for module in (tomllib._parser, json.decoder, claims, records, cli):  # type: ignore[attr-defined]
+        for function in list(vars(module).values()):
+            if inspect.isfunction(function):
+                atheris.instrument_func(function)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "read"
+        folder.mkdir()
+        kinds = list(parsers(folder).values())
+        corpus = Path(name) / "corpus"
+        corpus.mkdir()
+        for i, (_, valid, _) in enumerate(kinds):
+            (corpus / str(i)).write_bytes(bytes([i]) + valid)
+
+        def one(text: bytes) -> None:
+            if text:
+                with contextlib.suppress(UserError):
+                    kinds[text[0] % len(kinds)][2](text[1:])
+
+        atheris.Setup([sys.argv[0], f"-runs={inputs}", f"-seed={seed}", "-max_len=20000", str(corpus)], one)
+        atheris.Fuzz()
+    raise AssertionError("atheris ends the process")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--guided", action="store_true", help="by coverage, of the parsers alone (pip install atheris)")
     arguments = parser.parse_args()
+    if arguments.guided:
+        guided(arguments.inputs, arguments.seed)
     for name, count in fuzz(arguments.inputs, arguments.seed).items():
         print(f"{name:24} {count:>9,}")
 
