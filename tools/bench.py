@@ -351,7 +351,8 @@ def in_a_process(kind: str, paper: str, what: str, contender: str, threads: int)
 def of_memory(kind: str, paper: str, what: str, contender: str, threads: str) -> None:
     """Print the growth of this process's resident memory, at its highest, over what it was before the first step.
 
-    A step goes first: what is compiled or imported once does not count, for the system lets the peak be reset.
+    A step goes first: what importing and compiling takes for a while does not count, for the system lets the peak be
+    reset. Compiled code that stays does count: some 65 MiB where numba has been at work.
     """
     from common.machine import keep_pages
 
@@ -482,7 +483,8 @@ def page(folder: Path = SPEED) -> str:
         "precision and optimiser, in one process, taking turns after a warm-up. The ratio is the peer's time over",
         "ours, turn by turn: median, and quartiles in brackets; above 1 ours is faster. One thread is timed by the",
         "processor's clock. Ours has the allocator as a run has it (`common.machine.keep_pages`), a peer as it is.",
-        "Memory is the resident memory of a process of its own, at its highest, on top of net and inputs.",
+        "Memory is the resident memory of a process of its own, at its highest, on top of net and inputs; code that",
+        "numba has compiled is part of it, some 65 MiB.",
         "The floor is FLOPs over the peaks of products and convolutions measured in the same process, and the",
         "optimiser's traffic over the measured bandwidth; the fraction is floor over time. A record says all of it.",
         "`repro bench PAPER --peers` repeats a row.",
