@@ -66,9 +66,10 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         match = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part)
         if not match or (match[2] and int(match[2]) < int(match[1])):
             raise UserError(f"--seed {text!r} is not a list of seeds; write 7, 0-19 or 0,3,5-7")
-        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
-        if len(seeds) > 1_000_000:
+        named = range(int(match[1]), int(match[2] or match[1]) + 1)
+        if len(seeds) + len(named) > 1_000_000:
             raise UserError(f"--seed {text!r} names more than a million seeds")
+        seeds += named
     return tuple(dict.fromkeys(seeds))
 
 

@@ -1,5 +1,7 @@
 """The command line: presets, overrides, seeds, resuming, and one line for every mistake."""
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +22,16 @@ def test_seeds(text: str, seeds: tuple[int, ...]) -> None:
 def test_seeds_that_are_none(text: str) -> None:
     with pytest.raises(UserError, match="--seed"):
         parse_seeds(text)
+
+
+def test_too_many_seeds_are_refused_before_they_are_listed() -> None:
+    """Eight gigabytes otherwise."""
+    tracemalloc.start()
+    with pytest.raises(UserError, match="million"):
+        parse_seeds("0-999999999")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20
 
 
 @given(st.sets(st.integers(0, 300), min_size=1))
