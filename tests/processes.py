@@ -28,6 +28,7 @@ SHARES = (
     "length",
     "ratio",
     "brevity",
+    "words",
 )  # of samples: a near tie that rounding decides moves them by a whole one
 # 20 updates, odd evaluation sizes and batches that four can share, where the preset `smoke` has others; small steps
 # where a ReLU, a pooling or batch statistics magnify rounding tenfold an update

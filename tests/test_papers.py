@@ -119,7 +119,10 @@ def test_a_seed_does_not_depend_on_its_company(paper: str, tmp_path: Path) -> No
     together = {record.seed: record for record in records_of(tmp_path / "together")}
     (alone,) = records_of(tmp_path / "alone")
     assert together.keys() == {0, 1, 2}
-    assert together[1].metrics == alone.metrics
+    if paper == "vae":  # on some processors the sums of a stack are cut otherwise than those of a single net
+        assert together[1].metrics == pytest.approx(alone.metrics, rel=1e-6, abs=1e-6)
+    else:
+        assert together[1].metrics == alone.metrics
     assert together[0].metrics != alone.metrics or together[0].curves != alone.curves
 
 
