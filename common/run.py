@@ -115,8 +115,8 @@ class Run:
             UserError: the paper's claims declare another one of that name, and `--other-data` was not given.
         """
         declared = {data.name: data.fingerprint for data in claims.load(self.command.paper).data}.get(name)
-        made_here = name.startswith(("generated/", "synthetic/"))  # of another size where a field says so
-        if declared and not made_here and declared != fingerprint and not self.command.options.other_data:
+        generated = name.startswith("generated/")  # by a program: of another size where a field says so
+        if declared and not generated and declared != fingerprint and not self.command.options.other_data:
             raise UserError(
                 f"data set {name} is not the declared one (its fingerprint is {fingerprint[:19]}…, not "
                 f"{declared[:19]}…); fetch it anew, or pass --other-data and the records will say so"
