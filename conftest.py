@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,14 +18,6 @@ def papers_data() -> Path:
     if not folder:
         pytest.skip("PAPERS_DATA is not set: tests on real data need a mirror")
     return Path(folder).resolve()
-
-
-@pytest.fixture(autouse=True)
-def denormals() -> Iterator[None]:
-    """A run inside the tests' own process flushes denormal numbers; the next test should have them again."""
-    yield
-    if torch := sys.modules.get("torch"):
-        torch.set_flush_denormal(False)
 
 
 Script = Callable[..., subprocess.CompletedProcess[str]]

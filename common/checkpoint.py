@@ -86,11 +86,12 @@ def save(folder: Path, step: int, state: Any, seconds: float) -> None:
             os.close(descriptor)
     except (OSError, RuntimeError) as error:  # torch's writer speaks of a full disk in a RuntimeError
         shutil.rmtree(temporary, ignore_errors=True)
-        needed = _size(state)
-        if isinstance(error, RuntimeError) and shutil.disk_usage(folder).free > needed:
-            raise
-        full = isinstance(error, RuntimeError) or error.errno in NO_ROOM
-        reason = no_room(folder, needed) if full else f"{error}"
+        reason = f"{error}"
+        if isinstance(error, RuntimeError) or error.errno in NO_ROOM:
+            needed = _size(state)
+            if isinstance(error, RuntimeError) and shutil.disk_usage(folder).free > needed:
+                raise
+            reason = no_room(folder, needed)
         raise UserError(
             f"checkpoint at step {step} could not be written to {folder}: {reason}; free space, then --resume"
         ) from None

@@ -82,7 +82,7 @@ def damaged(text: bytes, rng: random.Random) -> bytes:
     return text
 
 
-def parsers(folder: Path) -> dict[str, tuple[int, bytes, Callable[[bytes], None]]]:
+def parsers(folder: Path) -> dict[str, tuple[int, bytes, Callable[[bytes], object]]]:
     """Name -> (share of the inputs, in 1/1000; a valid text; reads one)."""
     whole = record(80.0, 3)
     file = folder / whole.file_name()
@@ -116,18 +116,14 @@ def parsers(folder: Path) -> dict[str, tuple[int, bytes, Callable[[bytes], None]
         "record with its hash": (100, text, a_record_with_its_hash),
         "claims": (285, CLAIMS, some_claims),
         "run.json": (200, RUN, a_run),
-        "--seed": (100, b"0-3,7,10-12", lambda text: void(cli.parse_seeds(text.decode("utf-8", "surrogateescape")))),
+        "--seed": (100, b"0-3,7,10-12", lambda text: cli.parse_seeds(text.decode("utf-8", "surrogateescape"))),
     }
 
 
-def void(_: object) -> None:
-    """Whatever was read is of no interest."""
-
-
-def readers(folder: Path) -> dict[str, tuple[int, Callable[[random.Random], None]]]:
+def readers(folder: Path) -> dict[str, tuple[int, Callable[[random.Random], object]]]:
     """Name -> (share of the inputs, in 1/1000; reads one made-up input)."""
 
-    def wounded(valid: bytes, read: Callable[[bytes], None]) -> Callable[[random.Random], None]:
+    def wounded(valid: bytes, read: Callable[[bytes], object]) -> Callable[[random.Random], object]:
         return lambda rng: read(damaged(valid, rng))
 
     def a_command(rng: random.Random) -> None:

@@ -1,6 +1,7 @@
 """Races: every paper says what is timed, floors are counted right, records are kept and shown. Time decides nothing."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,13 @@ from common.errors import UserError
 from common.paths import paper_names
 from common.speed import PEERS, WORDS, Case, Growth, Missing, Peer, Step, checkout, training
 from tools import bench
+
+
+@pytest.fixture(autouse=True)
+def denormals() -> Iterator[None]:
+    """A race flushes denormal numbers; the next test should have them again."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 def record(**changes: object) -> bench.SpeedRecord:

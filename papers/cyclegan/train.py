@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from common.errors import UserError
-from common.random import generator
 from common.fit import stop_unless_finite
+from common.random import generator
 from common.run import Run
 from papers.cyclegan.config import Config
 from papers.cyclegan.data import UnpairedBatches, load, scaled, unscaled

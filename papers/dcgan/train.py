@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from common import extractors, pictures
 from common.data import images
-from common.judging import Nearest, look, path_length, scores, trimmed_mean
 from common.fit import stop_unless_finite
+from common.judging import Nearest, look, path_length, scores, trimmed_mean
 from common.run import Run
 from papers.dcgan import model as nets
 from papers.dcgan.config import Config
@@ -99,6 +99,7 @@ def train(cfg: Config, run: Run) -> None:
     for step in run.steps(total, state):
         for group in (*g_adam.param_groups, *d_adam.param_groups):
             group["lr"] = cfg.lr * decay(cfg, step // batches.per_epoch)
+        logged = step % LOG_EVERY < 2  # one update of each net
         x, y = batches(step)
         z = run.share(latents(batches.size(step), cfg.latents, run.device, seed, "z", step))
         if step % 2 == 0:  # code: G on one minibatch (of which it sees the labels), D on the next
@@ -106,7 +107,7 @@ def train(cfg: Config, run: Run) -> None:
             with run.accelerator.no_sync(wide_d):
                 loss = real(wide_d(wide_g(z, y), y))
                 run.accelerator.backward(loss, inputs=list(g.parameters()))  # D's own gradients are not wanted
-            stop_unless_finite(run, step, loss, g, g_adam, step % LOG_EVERY < 2)
+            stop_unless_finite(run, step, loss, g, g_adam, logged)
             g_adam.step()
         else:
             d_adam.zero_grad(set_to_none=True)
@@ -114,9 +115,9 @@ def train(cfg: Config, run: Run) -> None:
                 drawn = wide_g(z, y)
             loss = real(wide_d(x, y)) + real(-wide_d(drawn, y))  # two passes: each batch has its own statistics
             run.accelerator.backward(loss)
-            stop_unless_finite(run, step, loss, d, d_adam, step % LOG_EVERY < 2)
+            stop_unless_finite(run, step, loss, d, d_adam, logged)
             d_adam.step()
-        if step % LOG_EVERY < 2 or step >= total - 2:
+        if logged or step >= total - 2:
             run.log(step, **{"d_loss" if step % 2 else "g_loss": run.mean(loss.detach())})
         if (step + 1) % (cfg.eval_epochs * batches.per_epoch) == 0 or step == total - 1:
             curve(step)

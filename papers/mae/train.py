@@ -201,13 +201,13 @@ class Phase:
             group["initial_lr"] = group["lr"]
         return {"model": self.model, "optimizer": self.optimizer, **({"ema": self.ema} if self.ema else {})}
 
-    def update(self, run: Run, step: int, shown_as: int) -> Tensor:
+    def update(self, run: Run, step: int, shown_as: int, logged: bool) -> Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self.schedule(step)
         value = self.loss(self.wrapped, step)
         self.optimizer.zero_grad(set_to_none=True)
         run.accelerator.backward(value)
-        stop_unless_finite(run, shown_as, value, self.model, self.optimizer, step % max(1, self.steps // 100) == 0)
+        stop_unless_finite(run, shown_as, value, self.model, self.optimizer, logged)
         self.optimizer.step()
         run.average_buffers(self.model)
         if self.ema is not None:
@@ -358,8 +358,9 @@ def train(cfg: Config, run: Run) -> None:
         phase, at = step_of[step]
         if at == 0:
             phase.begin()
-        value = phase.update(run, at, step)
-        if at % max(1, phase.steps // 100) == 0 or at == phase.steps - 1:
+        logged = at % max(1, phase.steps // 100) == 0
+        value = phase.update(run, at, step, logged)
+        if logged or at == phase.steps - 1:
             run.log(step, **{f"{phase.name}_loss": run.mean(value)})
     run.finish([measured(cfg, run, source, model, phases)])
 

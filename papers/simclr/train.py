@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from common.data import images
 from common.data.batches import Batches
 from common.errors import UserError
+from common.fit import stop_unless_finite
 from common.metrics import mean_over
 from common.optim import Schedule, half_cosine
-from common.fit import stop_unless_finite
 from common.run import Run
 from papers.simclr.augment import Style, Views, to_channels_last, to_rows
 from papers.simclr.config import Config
@@ -221,7 +221,7 @@ class Linear:
         stop_unless_finite(run, shown_as, losses, self.probe, self.optimizer, logged)
         self.optimizer.param_groups[0]["lr"] = self.lr * half_cosine(step, cfg.linear_steps)
         self.optimizer.step()
-        if step % max(1, cfg.linear_steps // 50) == 0 or step == cfg.linear_steps - 1:
+        if logged or step == cfg.linear_steps - 1:
             accuracy = 100 * (logits.detach()[0].argmax(1) == y).float().mean()
             shown = run.mean(torch.stack([losses.detach()[0], accuracy]))
             run.log(shown_as, linear_train_loss=shown[0], linear_train_accuracy=shown[1])

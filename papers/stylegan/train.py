@@ -127,6 +127,7 @@ def train(cfg: Config, run: Run) -> None:
     for step in run.steps(total, state):
         now = schedule(step)
         b, stage, old = now.batch_size, now.stage, now.old
+        logged = step % max(1, total // LOGS) == 0
         if step and now.phase != schedule(step - 1).phase:  # code: reset_opt_for_new_lod
             g_adam.state.clear()
             d_adam.state.clear()
@@ -147,7 +148,7 @@ def train(cfg: Config, run: Run) -> None:
         d_adam.zero_grad(set_to_none=True)
         d_loss.backward()
         average_gradients(run, d)
-        stop_unless_finite(run, step, d_loss, d, d_adam, step % max(1, total // LOGS) == 0)
+        stop_unless_finite(run, step, d_loss, d, d_adam, logged)
         d_adam.step()
 
         d.requires_grad_(False)  # passed through, not updated
@@ -156,14 +157,14 @@ def train(cfg: Config, run: Run) -> None:
         g_adam.zero_grad(set_to_none=True)
         g_loss.backward()
         average_gradients(run, g)
-        stop_unless_finite(run, step, g_loss, g, g_adam, step % max(1, total // LOGS) == 0)
+        stop_unless_finite(run, step, g_loss, g, g_adam, logged)
         g_adam.step()
         d.requires_grad_(True)
         average.decay = 0.5 ** (b / cfg.ema_images)
         average.update(g)
         sampler.g.w_mean.copy_(g.w_mean)  # a mean already (code: beta_nontrainable = 0)
 
-        if step % max(1, total // LOGS) == 0 or step == total - 1:
+        if logged or step == total - 1:
             shown = {"d_loss": d_loss, "g_loss": g_loss, "penalty": penalty}
             run.log(step, **{name: run.mean(value.detach()) for name, value in shown.items()})
         if step in grids and run.main:

@@ -208,6 +208,7 @@ def translation(cfg: Config, run: Run) -> None:
         first, end = epoch * batches.per_epoch + position * cfg.batches, (epoch + 1) * batches.per_epoch
         update = [batches(i) for i in range(first, min(first + cfg.batches, end))]
         tokens = sum(batch.tokens for batch in update)
+        logged = step % max(1, total // 100) == 0
         shown = torch.zeros((), device=run.device)
         for batch in update:
             logits = wrapped(batch.source, batch.target_in)
@@ -219,13 +220,13 @@ def translation(cfg: Config, run: Run) -> None:
                 with run.accelerator.no_sync(wrapped):
                     run.accelerator.backward(loss)
             shown += loss.detach()
-        stop_unless_finite(run, step, shown, model, optimizer, step % max(1, total // 100) == 0)
+        stop_unless_finite(run, step, shown, model, optimizer, logged)
         if cfg.clip_norm:
             torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         progress[3] = step + 1
-        if step % max(1, total // 100) == 0 or step == total - 1:
+        if logged or step == total - 1:
             run.log(step, train_loss=run.mean(shown), lr=optimizer.param_groups[0]["lr"])
         if (step + 1) % (cfg.snapshot_steps or per_epoch) == 0:
             smoothed, plain = measure.losses(model, "validation")
