@@ -405,7 +405,8 @@ def examine(mirror: str | None) -> dict[str, Any]:
             blocked = state in ("missing", "gated")
             blocks = [c.id for c in facts.claim if blocked and _needs(c, data.name)]
             sets.append({"name": data.name, "paper": paper, "state": state, "source": data.source, "blocks": blocks})
-    return {"versions": versions, "devices": devices, "mirror": str(local or ""), "hub": online, "data": sets}
+    found = {"versions": versions, "devices": devices, "threads": torch.get_num_threads()}
+    return found | {"mirror": str(local or ""), "hub": online, "data": sets}
 
 
 def _needs(claim: Claim, name: str) -> bool:

@@ -370,6 +370,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     for name, value in found["versions"].items():
         print(f"{name:16} {value}")
     print(f"{'devices':16} {', '.join(found['devices'])}")
+    print(f"{'threads':16} {found['threads']} a process (OMP_NUM_THREADS=1 is faster beside other work)")
     print(f"{'local mirror':16} {found['mirror'] or 'none (PAPERS_DATA is not set)'}")
     print(f"{'Hub':16} {'within reach' if found['hub'] else 'out of reach'}")
     _table(
