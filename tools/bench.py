@@ -4,6 +4,8 @@ What is measured is in `papers/<name>/speed.py`. Absolute times are one machine'
 work on it; ratios of turns taken one after the other in one process survive that.
 """
 
+import ctypes
+import gc
 import hashlib
 import importlib
 import json
@@ -352,13 +354,13 @@ def of_memory(kind: str, paper: str, what: str, contender: str, threads: str) ->
     """Print the growth of this process's resident memory, at its highest, over what it was before the first step.
 
     A step goes first: what importing and compiling takes for a while does not count, for the system lets the peak be
-    reset. Compiled code that stays does count: some 65 MiB where numba has been at work.
+    reset. What stays of compiling does count: some 60 MiB where numba has been at work.
     """
+    import numba  # noqa: F401  ours, like the libraries that a peer's builder imports
+
     from common.machine import keep_pages
 
     settle(int(threads))
-    if contender in (OURS, ""):
-        keep_pages()
     found = cases(paper)
     if kind == "growth":
         step = found.GROWTH.step(int(what))
@@ -368,7 +370,11 @@ def of_memory(kind: str, paper: str, what: str, contender: str, threads: str) ->
     if not Path("/proc/self/clear_refs").exists():
         print("null")
         return
+    gc.collect()
+    getattr(ctypes.CDLL(None), "malloc_trim", int)(0)  # or a step would live on what building it has freed
     before = resident("VmRSS")
+    if contender in (OURS, ""):
+        keep_pages()
     step.run()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     step.run()
@@ -483,8 +489,8 @@ def page(folder: Path = SPEED) -> str:
         "precision and optimiser, in one process, taking turns after a warm-up. The ratio is the peer's time over",
         "ours, turn by turn: median, and quartiles in brackets; above 1 ours is faster. One thread is timed by the",
         "processor's clock. Ours has the allocator as a run has it (`common.machine.keep_pages`), a peer as it is.",
-        "Memory is the resident memory of a process of its own, at its highest, on top of net and inputs; code that",
-        "numba has compiled is part of it, some 65 MiB.",
+        "Memory is the resident memory of a process of its own, at its highest, on top of libraries, net and inputs;",
+        "what numba needs to run compiled code is part of it, some 60 MiB.",
         "The floor is FLOPs over the peaks of products and convolutions measured in the same process, and the",
         "optimiser's traffic over the measured bandwidth; the fraction is floor over time. A record says all of it.",
         "`repro bench PAPER --peers` repeats a row.",

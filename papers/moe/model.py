@@ -20,9 +20,10 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from papers.moe.routing import Draws, Gate, Routing, grouped, truncated_normal
+from papers.moe.routing import Draws, Gate, Routing, computed_in, grouped, truncated_normal
 
 
 class _Total(torch.autograd.Function):
@@ -133,6 +134,39 @@ class Experts(nn.Module):
         return grouped(rows, weights[-1], count)
 
 
+class _ByExperts(torch.autograd.Function):
+    """sum_i G(x)_i E_i(x) of experts with one hidden layer on a CPU, one expert after the other: its rows stay in the
+    cache. Of what is r rows long the hidden layer alone is kept; rows of x and of dy are gathered anew, and G(x)'s
+    gradient is <dy W2^T, h>, which needs no output of an expert."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gate: Tensor, W1: Tensor, W2: Tensor, token: Tensor, count: Tensor) -> Tensor:
+        h, y = x.new_empty(len(token), W1.shape[2]), x.new_zeros(len(x), W2.shape[2])
+        parts = count.tolist()
+        for w1, w2, g, at, h_i in zip(W1, W2, gate.split(parts), token.split(parts), h.split(parts), strict=True):
+            torch.mm(x.index_select(0, at), w1, out=h_i).relu_()
+            y.index_add_(0, at, torch.mm(h_i, w2).mul_(g[:, None]))
+        ctx.parts = parts
+        ctx.save_for_backward(x, gate, W1, W2, token, h)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, gate, W1, W2, token, h = ctx.saved_tensors
+        dx, dgate, dW1, dW2 = (torch.zeros_like(v) for v in (x, gate, W1, W2))
+        rows = (v.split(ctx.parts) for v in (gate, dgate, token, h))
+        for w1, w2, dw1, dw2, g, dg, at, h_i in zip(W1, W2, dW1, dW2, *rows, strict=True):
+            out = dy.index_select(0, at)
+            dh = out @ w2.T
+            dg.copy_(torch.linalg.vecdot(dh, h_i))
+            torch.mm(h_i.T, out.mul_(g[:, None]), out=dw2)
+            torch.ops.aten.threshold_backward.grad_input(dh.mul_(g[:, None]), h_i, 0, grad_input=dh)
+            torch.mm(x.index_select(0, at).T, dh, out=dw1)
+            dx.index_add_(0, at, dh @ w1.T)
+        return dx, dgate, dW1, dW2, None, None
+
+
 class MoE(nn.Module):
     """y = sum_i G(x)_i E_i(x) (Eq. 1); with one expert and no gate, y = E_0(x)."""
 
@@ -163,6 +197,9 @@ class MoE(nn.Module):
         plain = torch.autocast(x.device.type, enabled=False) if x.device.type != "meta" else nullcontext()
         with plain:
             routing = self.gate(x.to(weight.dtype), draws)
+        if x.device.type == "cpu" and self.experts.link is None and len(self.experts.weights) == 2:
+            inputs = (v.to(computed_in("cpu") or x.dtype) for v in (x, routing.gate, *self.experts.weights))
+            return _ByExperts.apply(*inputs, routing.token, routing.taken), routing
         rows = self.experts(x.index_select(0, routing.token), routing.taken)
         rows = rows * routing.gate.to(rows.dtype)[:, None]
         return torch.zeros_like(x, dtype=rows.dtype).index_add(0, routing.token, rows), routing

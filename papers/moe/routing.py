@@ -257,6 +257,12 @@ class Switch(Gate):
         return Routing(token, gate, count.clamp(max=capacity), importance, load, penalty)
 
 
+def computed_in(kind: str) -> torch.dtype | None:
+    """Autocast's precision on this kind of device, where it is on; it does not know grouped products."""
+    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if on else None
+
+
 def grouped(x: Tensor, weight: Tensor, count: Tensor) -> Tensor:
     """x_j W_e for the rows j of expert e: (r, d), (n, d, h) -> (r, h), one call for all experts.
 
@@ -264,9 +270,7 @@ def grouped(x: Tensor, weight: Tensor, count: Tensor) -> Tensor:
         x: rows sorted by expert; d and h are multiples of 16 bytes.
         count: (n,) rows of each expert.
     """
-    kind = x.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):  # which does not know this product
-        dtype = torch.get_autocast_dtype(kind)
+    if dtype := computed_in(x.device.type):
         x, weight = x.to(dtype), weight.to(dtype)
     return F.grouped_mm(x, weight, offs=count.cumsum(0, dtype=torch.int32))
 
