@@ -154,8 +154,9 @@ class _ByExperts(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, gate, W1, W2, token, h = ctx.saved_tensors
-        dx, dgate, dW1, dW2 = (torch.zeros_like(v) for v in (x, gate, W1, W2))
+        dx, (dgate, dW1, dW2) = torch.zeros_like(x), (torch.empty_like(v) for v in (gate, W1, W2))
         rows = (v.split(ctx.parts) for v in (gate, dgate, token, h))
+        # where an expert has no rows, a product of nothing writes zeros
         for w1, w2, dw1, dw2, g, dg, at, h_i in zip(W1, W2, dW1, dW2, *rows, strict=True):
             out = dy.index_select(0, at)
             dh = out @ w2.T
