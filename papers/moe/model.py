@@ -134,19 +134,22 @@ class Experts(nn.Module):
         return grouped(rows, weights[-1], count)
 
 
-class _ByExperts(torch.autograd.Function):
+LARGE = 2**18  # numbers in an expert's matrix; from here on a turn for each expert costs nothing beside its products
+
+
+class ByExperts(torch.autograd.Function):
     """sum_i G(x)_i E_i(x) of experts with one hidden layer on a CPU, one expert after the other: its rows stay in the
-    cache. Of what is r rows long the hidden layer alone is kept; rows of x and of dy are gathered anew, and G(x)'s
-    gradient is <dy W2^T, h>, which needs no output of an expert."""
+    cache. Of what is r rows long the hidden layer alone is kept: rows of x and dy are gathered anew, and the gradient of
+    G(x)_i is <dy W2^T, h>, which needs no output."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gate: Tensor, W1: Tensor, W2: Tensor, token: Tensor, count: Tensor) -> Tensor:
         h, y = x.new_empty(len(token), W1.shape[2]), x.new_zeros(len(x), W2.shape[2])
-        parts = count.tolist()
-        for w1, w2, g, at, h_i in zip(W1, W2, gate.split(parts), token.split(parts), h.split(parts), strict=True):
+        ctx.parts = count.tolist()
+        rows = (v.split(ctx.parts) for v in (gate[:, None], token, h))
+        for w1, w2, g, at, h_i in zip(W1, W2, *rows, strict=True):
             torch.mm(x.index_select(0, at), w1, out=h_i).relu_()
-            y.index_add_(0, at, torch.mm(h_i, w2).mul_(g[:, None]))
-        ctx.parts = parts
+            y.index_add_(0, at, torch.mm(h_i, w2).mul_(g))
         ctx.save_for_backward(x, gate, W1, W2, token, h)
         return y
 
@@ -155,16 +158,16 @@ class _ByExperts(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, gate, W1, W2, token, h = ctx.saved_tensors
         dx, (dgate, dW1, dW2) = torch.zeros_like(x), (torch.empty_like(v) for v in (gate, W1, W2))
-        rows = (v.split(ctx.parts) for v in (gate, dgate, token, h))
+        rows = (v.split(ctx.parts) for v in (gate[:, None], dgate, token, h))
         # where an expert has no rows, a product of nothing writes zeros
         for w1, w2, dw1, dw2, g, dg, at, h_i in zip(W1, W2, dW1, dW2, *rows, strict=True):
-            out = dy.index_select(0, at)
-            dh = out @ w2.T
+            dout = dy.index_select(0, at)
+            dh = dout @ w2.T  # as if the gate were one, which comes in where rows are short
             dg.copy_(torch.linalg.vecdot(dh, h_i))
-            torch.mm(h_i.T, out.mul_(g[:, None]), out=dw2)
-            torch.ops.aten.threshold_backward.grad_input(dh.mul_(g[:, None]), h_i, 0, grad_input=dh)
-            torch.mm(x.index_select(0, at).T, dh, out=dw1)
-            dx.index_add_(0, at, dh @ w1.T)
+            torch.ops.aten.threshold_backward.grad_input(dh, h_i, 0, grad_input=dh)
+            torch.mm(h_i.T, dout.mul_(g), out=dw2)
+            torch.mm(x.index_select(0, at).mul_(g).T, dh, out=dw1)
+            dx.index_add_(0, at, torch.mm(dh, w1.T).mul_(g))
         return dx, dgate, dW1, dW2, None, None
 
 
@@ -198,9 +201,11 @@ class MoE(nn.Module):
         plain = torch.autocast(x.device.type, enabled=False) if x.device.type != "meta" else nullcontext()
         with plain:
             routing = self.gate(x.to(weight.dtype), draws)
-        if x.device.type == "cpu" and self.experts.link is None and len(self.experts.weights) == 2:
-            inputs = (v.to(computed_in("cpu") or x.dtype) for v in (x, routing.gate, *self.experts.weights))
-            return _ByExperts.apply(*inputs, routing.token, routing.taken), routing
+        weights = self.experts.weights
+        here = x.device.type == "cpu" and self.experts.link is None
+        if here and len(weights) == 2 and weights[0][0].numel() >= LARGE:
+            inputs = (v.to(computed_in("cpu") or x.dtype) for v in (x, routing.gate, *weights))
+            return ByExperts.apply(*inputs, routing.token, routing.taken), routing
         rows = self.experts(x.index_select(0, routing.token), routing.taken)
         rows = rows * routing.gate.to(rows.dtype)[:, None]
         return torch.zeros_like(x, dtype=rows.dtype).index_add(0, routing.token, rows), routing

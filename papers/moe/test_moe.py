@@ -19,7 +19,7 @@ from common.random import generator
 from papers.moe import data, timing
 from papers.moe.audit import audit, build, build_moe, cv
 from papers.moe.config import PRESETS
-from papers.moe.model import Experts, LanguageModel, Link, MoE, sampled_cross_entropy
+from papers.moe.model import ByExperts, Experts, LanguageModel, Link, MoE, sampled_cross_entropy
 from papers.moe.routing import Batchwise, Draws, Gate, Hierarchical, NoisyTopK, Switch, cv_squared, top_k
 
 T, D, H, N, K = 96, 16, 24, 16, 4
@@ -141,6 +141,21 @@ def test_experts_of_any_depth_and_none_that_is_idle() -> None:
         a, b, c = (weight[e] for weight in experts.weights)
         y[rows] = ((x[rows] @ a).relu() @ b).relu() @ c
     torch.testing.assert_close(experts(x, count), y)
+
+
+def test_expert_by_expert_is_the_grouped_product() -> None:
+    """The layer's way on a CPU, and its way elsewhere; two experts are idle."""
+    experts, count = Experts(4, (8, 16, 8)), torch.tensor([3, 0, 7, 0])
+    experts.initialise(generator("test"))
+    x, gate, token = normal(5, 8).requires_grad_(), normal(10, key="gate").requires_grad_(), torch.arange(10) % 5
+    weights = [x, gate, *experts.weights]
+    one = ByExperts.apply(*weights, token, count)
+    other = torch.zeros(5, 8).index_add(0, token, experts(x[token], count) * gate[:, None])
+    torch.testing.assert_close(one, other)
+    pull = normal(5, 8, key="pull")
+    for mine, theirs in zip(*(torch.autograd.grad((y * pull).sum(), weights) for y in (one, other)), strict=True):
+        torch.testing.assert_close(mine, theirs)
+        assert theirs.any()
 
 
 def test_transformers_agree() -> None:
