@@ -139,8 +139,8 @@ LARGE = 2**18  # numbers in an expert's matrix; from here on a turn for each exp
 
 class ByExperts(torch.autograd.Function):
     """sum_i G(x)_i E_i(x) of experts with one hidden layer on a CPU, one expert after the other: its rows stay in the
-    cache. Of what is r rows long the hidden layer alone is kept: rows of x and dy are gathered anew, and the gradient of
-    G(x)_i is <dy W2^T, h>, which needs no output."""
+    cache. Of what is r rows long the hidden layer alone is kept: rows of x and dy are gathered anew, and G(x)_i has the
+    gradient <dy W2^T, h>, which needs no output."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gate: Tensor, W1: Tensor, W2: Tensor, token: Tensor, count: Tensor) -> Tensor:
