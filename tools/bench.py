@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -256,11 +257,17 @@ def turns(steps: dict[str, Any], way: Way) -> dict[str, list[float]]:
     return found
 
 
+class _Untracked(nullcontext[None]):
+    parents = frozenset({"Global"})
+
+
 def flops(run: Callable[[], object]) -> tuple[float, float]:
     """Floating-point operations of (matrix products, convolutions) in a call, by torch's counter."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _Untracked()  # type: ignore[assignment]  # its hooks refuse the gradient of a penalty
+    with counter:
         run()
     by_operation = {str(op): n for op, n in counter.get_flop_counts().get("Global", {}).items()}
     convolutions = sum(n for op, n in by_operation.items() if "conv" in op)
