@@ -118,6 +118,17 @@ def test_products_and_convolutions_are_counted_apart() -> None:
     assert bench.flops(lambda: (torch.nn.functional.conv2d(x, w), a @ a.T)) == (2 * 5 * 6 * 5, 2 * 4 * 3 * 2 * 9)
 
 
+def test_a_gradient_penalty_is_counted() -> None:
+    net, x = torch.nn.Linear(4, 3, bias=False), torch.randn(2, 4, requires_grad=True)
+
+    def penalty() -> None:
+        (gradient,) = torch.autograd.grad(net(x).square().sum(), x, create_graph=True)
+        gradient.square().sum().backward()
+
+    one = 2 * 2 * 3 * 4  # forward and the gradient of x; of each, that of both factors
+    assert bench.flops(penalty) == (6 * one, 0)
+
+
 def test_the_floor_adds_operations_and_traffic() -> None:
     peaks = {"matmul": 10.0, "convolution": 5.0, "memory": 28.0}
     assert bench.floor((20.0, 10.0), 3, "adam", peaks) == pytest.approx(2 + 2 + 3)
