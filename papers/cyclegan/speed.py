@@ -84,7 +84,7 @@ def usual(net: nn.Module) -> nn.Module:
         for name, layer in module.named_children():
             if isinstance(layer, nn.GroupNorm):
                 setattr(module, name, nn.InstanceNorm2d(layer.num_channels))
-    return net.to(memory_format=torch.contiguous_format)
+    return net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
 def plain() -> Step:
