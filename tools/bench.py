@@ -462,7 +462,7 @@ def rows(records: list[SpeedRecord]) -> list[dict[str, Any]]:
             {
                 "paper": f"{record.paper}/{record.case}",
                 "work": f"{record.what}; {record.dtype}, {record.threads} thread{'s' * (record.threads > 1)}",
-                "ours": milliseconds(ours.median),
+                "ours": time_text(ours.median),
                 "best peer": f"{best.name} ({best.source})" if best else "",
                 "its time / ours": f"{middle:.2f} ({low:.2f} to {high:.2f})" if best else "",
                 "memory / its": "" if memory is None else f"{memory:.2f}",
@@ -480,8 +480,8 @@ def rows(records: list[SpeedRecord]) -> list[dict[str, Any]]:
     return made
 
 
-def milliseconds(seconds: float) -> str:
-    return f"{1e3 * seconds:.3g} ms"
+def time_text(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds >= 0.9995 else f"{1e3 * seconds:.3g} ms"
 
 
 def page(folder: Path = SPEED) -> str:
@@ -530,7 +530,7 @@ def page(folder: Path = SPEED) -> str:
 
 def growth_text(growth: Grown) -> tuple[list[str], list[str]]:
     return (
-        [milliseconds(s) for s in growth.seconds],
+        [time_text(s) for s in growth.seconds],
         ["?" if m is None else f"{m:.0f} MiB" for m in growth.memory_mib],
     )
 
