@@ -96,7 +96,7 @@ class Networks(nn.ModuleDict):
     def initialise(self, seed: int, purpose: str, sd: float) -> None:
         """Weights from N(0, sd^2), biases 0 (Appendix 7.1); a function of (seed, purpose) alone."""
         numbers = generator(seed, "initialise", purpose)
-        for p in self.parameters():
+        for p in self.parameters():  # drawn apart: a tensor's layout would change which number goes where
             p.copy_(torch.empty(p.shape).normal_(0.0, sd, generator=numbers)) if p.ndim > 1 else p.zero_()
 
 

@@ -62,7 +62,7 @@ TABLE_1 = {
 }
 for _name, _row in TABLE_1.items():
     PRESETS[f"table1-{_name}"] = _row
-    # the same task at a length of 64, eight tokens to copy, a tenfold learning rate: four minutes of a core
+    # the same task at a length of 64, eight tokens to copy, a tenfold learning rate: two to seven minutes of a core
     PRESETS[f"laptop-copy-{_name}"] = replace(
         _row, length=64, data_tokens=8, test_lengths=(64,), lr=1e-3, batch_size=32, train_steps=3_000,
         longest=72 if _row.layer == "hyena" else 0,
