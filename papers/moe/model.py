@@ -161,11 +161,11 @@ class ByExperts(torch.autograd.Function):
         rows = (v.split(ctx.parts) for v in (gate[:, None], dgate, token, h))
         # where an expert has no rows, a product of nothing writes zeros
         for w1, w2, dw1, dw2, g, dg, at, h_i in zip(W1, W2, dW1, dW2, *rows, strict=True):
-            dout = dy.index_select(0, at)
-            dh = dout @ w2.T  # as if the gate were one, which comes in where rows are short
+            dy_i = dy.index_select(0, at)
+            dh = dy_i @ w2.T  # as if the gate were one, which comes in where rows are short
             dg.copy_(torch.linalg.vecdot(dh, h_i))
             torch.ops.aten.threshold_backward.grad_input(dh, h_i, 0, grad_input=dh)
-            torch.mm(h_i.T, dout.mul_(g), out=dw2)
+            torch.mm(h_i.T, dy_i.mul_(g), out=dw2)
             torch.mm(x.index_select(0, at).mul_(g).T, dh, out=dw1)
             dx.index_add_(0, at, torch.mm(dh, w1.T).mul_(g))
         return dx, dgate, dW1, dW2, None, None
