@@ -83,7 +83,7 @@ _DRAWN[64] = replace(
 for _side, _base in _DRAWN.items():
     for _arm, _changes in ARMS.items():
         PRESETS[f"drawn{_side}-{_arm}"] = replace(_base, **_changes)
-    PRESETS[f"drawn{_side}-paired"] = replace(_base, paired=True)
+    PRESETS[f"drawn{_side}-paired"] = replace(_base, dataset=f"{_base.dataset}-paired", paired=True)
 for _what in ("colours", "shapes"):
     PRESETS[f"drawn32-{_what}"] = replace(_DRAWN[32], dataset=f"generated/{_what}-32")
 

@@ -60,18 +60,18 @@ def load(
 
     Args:
         train, test: drawn pictures; a folder is read whole.
-        paired: the i-th training pictures of X and Y shall be partners.
+        paired: the i-th training pictures of X and Y shall be partners, as those of `generated/<what>-<side>-paired`
+            alone are.
 
     Raises:
         UserError: no such domains, or pictures that cannot be read.
     """
     if load_size < crop_size:
         raise UserError(f"crop_size {crop_size} does not fit into load_size {load_size}")
-    if name.startswith(("generated/", "synthetic/")):
-        return draw(name, load_size, crop_size, train, test, paired)
-    if paired:
-        raise UserError(f"{name}: only drawn pictures have partners in training; leave out --paired")
-    return read(name, data_dir, load_size, crop_size)
+    drawn = name.startswith(("generated/", "synthetic/"))
+    if paired and not (drawn and name.endswith("-paired")):
+        raise UserError(f"{name}: only drawn pictures whose name ends in -paired are partners; leave out --paired")
+    return draw(name, load_size, crop_size, train, test) if drawn else read(name, data_dir, load_size, crop_size)
 
 
 # ---- folders
@@ -116,9 +116,12 @@ def picture(file: Path, side: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=1)
-def draw(name: str, load_size: int, crop_size: int, train: int, test: int, paired: bool) -> Domains:
-    """Scenes are numbered; X and Y are trained on different ones, so that no partner of a picture is ever shown."""
-    what, _, side = name.partition("/")[2].partition("-")
+def draw(name: str, load_size: int, crop_size: int, train: int, test: int) -> Domains:
+    """Scenes are numbered; X and Y are trained on different ones, so that no partner of a picture is ever shown.
+
+    A name that ends in -paired has the same X and the partners of its pictures as Y.
+    """
+    what, _, side = name.partition("/")[2].removesuffix("-paired").partition("-")
     if what not in SCENES or not side.isdecimal() or not 8 <= int(side) <= 1024:
         known = ", ".join(f"generated/{scene}-32" for scene in SCENES)
         raise UserError(f"unknown drawn domains {name!r}; known (with any side from 8 to 1024): {known}")
@@ -133,7 +136,7 @@ def draw(name: str, load_size: int, crop_size: int, train: int, test: int, paire
         return x, y, classes
 
     x, partners, _ = scenes("train x", train, load_size)
-    y = partners if paired else scenes("train y", train, load_size)[1]
+    y = partners if name.endswith("-paired") else scenes("train y", train, load_size)[1]
     parts = (x, y, *scenes("test", test, crop_size)[:2])
     train_x, train_y, test_x, test_y = map(torch.from_numpy, parts)
     drawn = Domains(train_x, train_y, test_x, test_y, hub.fingerprint(*parts), pairs=True)

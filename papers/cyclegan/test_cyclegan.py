@@ -274,7 +274,7 @@ def test_drawn_scenes_are_fixed_disjoint_and_true_pairs() -> None:
     assert drawn.palette is not None
     assert drawn.labelled is not None
     photos, classes = drawn.labelled
-    paired = load("generated/streets-16", None, 16, 16, 30, 10, True)
+    paired = load("generated/streets-16-paired", None, 16, 16, 30, 10, True)
     sets = [drawn.train_x, drawn.test_x, photos]
     assert len({picture.numpy().tobytes() for part in sets for picture in part}) == sum(map(len, sets))
     assert torch.equal(paired.train_x, drawn.train_x)
@@ -319,7 +319,7 @@ def test_batches_are_unpaired_and_a_function_of_the_step() -> None:
 
 
 def test_partners_are_cut_alike() -> None:
-    domains = load("generated/streets-16", None, 18, 16, 8, 2, True)
+    domains = load("generated/streets-16-paired", None, 18, 16, 8, 2, True)
     domains = domains._replace(train_y=255 - domains.train_x)
     batches = UnpairedBatches(domains, 4, 16, True, 0, True)
     for step in range(6):
@@ -370,6 +370,7 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path: Path) -> None:
         ((str(broken), None, 18, 16, 0, 0, False), "0_A.jpg cannot be read"),
         ((str(empty), None, 18, 16, 0, 0, False), "testB has no pictures"),
         ((str(broken), None, 18, 16, 0, 0, True), "leave out --paired"),
+        (("generated/streets-32", None, 32, 32, 5, 5, True), "name ends in -paired"),
     ]
     for arguments, said in bad:
         with pytest.raises(UserError, match=said):
@@ -430,7 +431,7 @@ def test_arms_train_what_they_name(arm: str, tmp_path: Path) -> None:
     options = {
         "cycle-alone": ["--gan", "False"],
         "gan-alone": ["--lambda-forward", "0", "--lambda-backward", "0"],
-        "paired": ["--paired", "True"],
+        "paired": ["--paired", "True", "--dataset", "synthetic/colours-16-paired"],
     }[arm]
     record = run(tmp_path / "run", "--preset", "smoke", "--lambda-identity", "0", *options)
     names = {

@@ -23,6 +23,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.attention import attention
 from common.batchnorm import BatchNorm
 from common.errors import UserError
 
@@ -123,7 +124,7 @@ class Block(nn.Module):
             q = F.linear(h[:, read], weight[:d], None if bias is None else bias[:d])
             k, v = F.linear(h, weight[d:], None if bias is None else bias[d:]).chunk(2, -1)
         q, k, v = (rearrange(part, "b n (heads c) -> b heads n c", heads=self.heads) for part in (q, k, v))
-        a = self.out(rearrange(F.scaled_dot_product_attention(q, k, v), "b heads n c -> b n (heads c)"))
+        a = self.out(rearrange(attention(q, k, v, q.shape[-1] ** -0.5), "b heads n c -> b n (heads c)"))
         z = z + (a if paths is None else a * paths[:, 0, None, None])
         a = self.mlp2(F.gelu(self.mlp1(self.norm2(z))))
         return z + (a if paths is None else a * paths[:, 1, None, None])

@@ -18,9 +18,11 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple, cast
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.attention import attention
 from common.errors import UserError
 
 Positions = Literal["none", "1d", "2d", "relative"]
@@ -79,7 +81,10 @@ class Attention(nn.Module):
         """(b, n, d) -> (b, n, d)."""
         q, k, v, bias = self._projected(z)
         dropout = self.dropout if self.training else 0.0
-        z = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=self.scale)
+        if bias is None and not dropout:
+            z = attention(q, k, v, self.scale)
+        else:
+            z = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=self.scale)
         return self.out(z.transpose(1, 2).flatten(2))
 
     def weights(self, z: Tensor) -> Tensor:
@@ -299,7 +304,9 @@ class ViT(nn.Module):
         """z_0 (Eq. 1) without the positions of a `position_layers` that is not "input": (b, n, d)."""
         if self.stem is not None:
             x = self.stem(x)
-        z = self.embedding(x).flatten(2).mT  # (b, g * g, d)
+        p = self.embedding.stride[0]  # one product of the patches, which is faster than the convolution
+        z = rearrange(x, "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=p)
+        z = F.linear(z, self.embedding.weight.flatten(1), self.embedding.bias)  # (b, g * g, d)
         if self.class_token is not None:
             z = torch.cat([self.class_token.expand(len(z), -1, -1).to(z.dtype), z], 1)
         if len(self.tables) and self.position_layers == "input":
