@@ -584,7 +584,12 @@ def _errors(net, y, first, tape, said):
 
 @_jit
 def _update(rule, theta, grad, n, m, d, step):
-    """One step by the gradient, which is emptied. Adam keeps its averages in n and m."""
+    """One step by the gradient, which is emptied. Adam keeps its averages in n and m.
+
+    Returns:
+        1 where the gradient is not a number, and the step is left out: through hundreds of steps it can outgrow a
+        float, so that nothing is left to clip. Else 0.
+    """
     one = theta.dtype.type(1)
     lr, eps = theta.dtype.type(rule.lr), theta.dtype.type(rule.eps)
     decay, momentum = theta.dtype.type(rule.decay), theta.dtype.type(rule.momentum)
@@ -596,6 +601,13 @@ def _update(rule, theta, grad, n, m, d, step):
         factor = theta.dtype.type(min(1.0, rule.clip_norm / (math.sqrt(total) + 1e-6)))
     root = theta.dtype.type(math.sqrt(1.0 - rule.decay**step))
     rate = theta.dtype.type(rule.lr / (1.0 - rule.momentum**step))
+    unknown = False
+    for i in range(len(grad)):
+        g = grad[i] * factor
+        unknown |= g != g
+    if unknown:
+        grad[:] = 0
+        return 1
     for i in range(len(theta)):
         g = min(max(grad[i] * factor, -limit), limit)
         grad[i] = 0
@@ -607,15 +619,17 @@ def _update(rule, theta, grad, n, m, d, step):
             m[i] = decay * m[i] + (one - decay) * g
             d[i] = momentum * d[i] - lr * g / math.sqrt(n[i] - m[i] * m[i] + eps)
             theta[i] += d[i]
+    return 0
 
 
 @_jit
-def run(net, rule, theta, o, tape, grad, moments, updates, batch, x, y, first, steps, said):
+def run(net, rule, theta, o, tape, grad, moments, left_out, updates, batch, x, y, first, steps, said):
     """Read sequences and, where batch > 0, learn: an update whenever so many have been read.
 
     Args:
         grad: (p,) zeros; the gradient of a batch that is not complete stays there.
         moments: (3, p) n, m and d of the optimiser, changed in place.
+        left_out: (1,) counts the updates whose gradient was not a number.
         updates: done before.
         said: (n, 3) is filled: bits, wrong bits, wrong bits of the last channel.
     """
@@ -630,4 +644,5 @@ def run(net, rule, theta, o, tape, grad, moments, updates, batch, x, y, first, s
                     tape.z[t, j] *= share
             _backward(net, theta, o, x[i, :T], tape, grad)
             if (i + 1) % batch == 0:
-                _update(rule, theta, grad, moments[0], moments[1], moments[2], updates + (i + 1) // batch)
+                step = updates + (i + 1) // batch
+                left_out[0] += _update(rule, theta, grad, moments[0], moments[1], moments[2], step)

@@ -142,8 +142,10 @@ def test_kernel_is_the_model_and_its_gradient_is_autograds(name: str) -> None:
     expected = model.theta.grad[0].numpy()
     shape, theta, o, n = model.net, model.theta.detach()[0].numpy().copy(), kernel.offsets(model.net), len(batch.steps)
     tape, gradient, said = kernel.make_tape(shape, 9, theta.dtype), np.zeros_like(theta), np.zeros((n, 3))
-    moments = np.zeros((3, len(theta)))
-    kernel.run(shape, RULE, theta, o, tape, gradient, moments, 0, n + 1, *batch, said)  # one short of an update
+    moments, left_out = np.zeros((3, len(theta))), np.zeros(1, np.int64)
+    kernel.run(
+        shape, RULE, theta, o, tape, gradient, moments, left_out, 0, n + 1, *batch, said
+    )  # one short of an update
     gradient *= (n + 1) / n
     assert said[:, 0].mean() * math.log(2) == pytest.approx(objective(model, batch).item(), rel=1e-12)
     for part, first, last in zip(layout(shape), o[:-1], o[1:], strict=True):
@@ -166,8 +168,8 @@ def test_gradient_through_five_steps_by_finite_differences(name: str) -> None:
 
 
 def in_float64(nets: Compiled) -> Compiled:
-    for name, value in nets.state.items():
-        nets.state[name] = value.astype(np.float64)
+    for name in ("theta", "moments"):
+        nets.state[name] = nets.state[name].astype(np.float64)
     nets.gradient = nets.gradient.astype(np.float64)
     return nets
 
@@ -267,12 +269,34 @@ def test_no_weights_make_it_nan(name: str, scale: float) -> None:
     nets = in_float64(Compiled(PRESETS["smoke"], [0]))
     nets.net, nets.offsets, nets.batch_size = model.net, kernel.offsets(model.net), 1
     theta = model.theta.detach().numpy()
-    nets.state = {"theta": theta.copy(), "moments": np.zeros((1, 3, theta.shape[1]))}
+    nets.state |= {"theta": theta.copy(), "moments": np.zeros((1, 3, theta.shape[1]))}
     nets.gradient = np.zeros_like(theta)
     assert np.isfinite(nets.train([batch], 0)).all()
     assert np.isfinite(nets.state["theta"]).all()
     value = objective(model, batch)
     assert bool(torch.autograd.grad(value, model.theta)[0].isfinite().all())
+
+
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "adam", "clip_value": 0.0, "clip_norm": 0.5, "eps": 1e-8}])
+def test_a_gradient_that_is_no_number_moves_nothing(changes: dict) -> None:
+    """Of its own net; the update is counted, and learning goes on with the next."""
+    cfg = replace(PRESETS["smoke"], batch_size=2, **changes)
+    batches = [data.sequences(TASKS["copy"], (seed, "train"), range(4)) for seed in (3, 4)]
+    batches[0].x[1, 0] = np.nan
+    compiled, stacked, fresh = in_float64(Compiled(cfg, [3, 4])), Stacked(cfg, [3, 4], "cpu"), Stacked(cfg, [3], "cpu")
+    for nets in (stacked, fresh):
+        nets.net.double()
+        for moments in nets.optimizer.state.values():
+            for name, value in moments.items():
+                moments[name] = value.double()
+    for nets in (compiled, stacked):
+        nets.train(batches, 0)
+        assert np.asarray(nets.state["left_out"])[:, 0].tolist() == [1, 0]
+    theta = stacked.net.theta.detach()
+    np.testing.assert_allclose(compiled.state["theta"], theta.numpy(), rtol=1e-8, atol=1e-10)
+    if not changes:  # as if the first update had not been; Adam counts it
+        fresh.train([Batch(*(part[2:] for part in batches[0]))], 0)
+        torch.testing.assert_close(fresh.net.theta.detach()[0], theta[0], rtol=1e-9, atol=1e-12)
 
 
 def test_a_net_in_single_precision_learns_short_copies() -> None:

@@ -103,7 +103,8 @@ class Compiled:
             int(cfg.optimizer == "adam"), cfg.lr, cfg.decay, cfg.momentum, cfg.eps, cfg.clip_value, cfg.clip_norm
         )
         theta = model.theta.detach().numpy().copy()
-        self.state: dict[str, Any] = {"theta": theta, "moments": np.zeros((len(seeds), 3, theta.shape[1]), theta.dtype)}
+        moments, left_out = np.zeros((len(seeds), 3, theta.shape[1]), theta.dtype), np.zeros((len(seeds), 1), np.int64)
+        self.state: dict[str, Any] = {"theta": theta, "moments": moments, "left_out": left_out}
         self.offsets, self.gradient = kernel.offsets(self.net), np.zeros_like(theta)
         self.tapes: dict[int, kernel.Tape] = {}
         self.pool = ThreadPoolExecutor(torch.get_num_threads())  # the kernel lets go of the interpreter
@@ -120,10 +121,10 @@ class Compiled:
         said = np.zeros((len(batches), len(batches[0].steps), 3))
 
         def one(i: int) -> None:
-            theta, moments, tape = self.state["theta"][i], self.state["moments"][i], self._tape(i, batches[i])
+            theta, moments, left_out = (value[i] for value in self.state.values())
             kernel.run(
-                self.net, self.rule, theta, self.offsets, tape, self.gradient[i], moments, updates, batch_size,
-                *batches[i], said[i],
+                self.net, self.rule, theta, self.offsets, self._tape(i, batches[i]), self.gradient[i], moments,
+                left_out, updates, batch_size, *batches[i], said[i],
             )  # fmt: skip
 
         list(self.pool.map(one, range(len(batches))))
@@ -153,7 +154,8 @@ class Stacked:
             )
         else:
             self.optimizer = RMSProp([self.net.theta], cfg.lr, cfg.decay, cfg.momentum, cfg.eps)
-        self.state: dict[str, Any] = {"theta": self.net, "moments": self.optimizer}
+        self.left_out = torch.zeros(len(seeds), 1, dtype=torch.int64, device=device)
+        self.state: dict[str, Any] = {"theta": self.net, "moments": self.optimizer, "left_out": self.left_out}
 
     def train(self, batches: Sequence[Batch], updates: int) -> np.ndarray:
         """As `Compiled.train`."""
@@ -169,9 +171,23 @@ class Stacked:
                     theta.grad *= (self.cfg.clip_norm / (norm + 1e-6)).clamp(max=1)
                 if self.cfg.clip_value:
                     theta.grad.clamp_(-self.cfg.clip_value, self.cfg.clip_value)
-            self.optimizer.step()
+            self._step()
             said.append(costs)
         return torch.cat(said, 1).double().cpu().numpy()
+
+    @torch.no_grad()
+    def _step(self) -> None:
+        """An update of every net whose gradient is a number; the others stay as they are (see `kernel`)."""
+        theta = self.net.theta
+        assert theta.grad is not None
+        unknown = theta.grad.isnan().any(1, keepdim=True)
+        self.left_out += unknown
+        theta.grad.masked_fill_(unknown, 0)  # Adam's averages begin with this step
+        kept = [theta, *(value for value in self.optimizer.state[theta].values() if value.shape == theta.shape)]
+        before = [value.clone() for value in kept]
+        self.optimizer.step()
+        for value, old in zip(kept, before, strict=True):
+            value.copy_(torch.where(unknown, old, value))
 
     @torch.no_grad()
     def cost(self, batches: Sequence[Batch]) -> np.ndarray:
@@ -236,6 +252,8 @@ def train(cfg: Config, run: Run) -> None:
                 shown["validation_cost"] = on_validation[:, point]
             run.log(step, sequences=numbers.stop, **shown)
     values = curve_metrics(cfg, curve)
+    left_out = nets.state["left_out"]
+    values["updates_left_out"] = np.asarray(left_out.cpu() if isinstance(left_out, Tensor) else left_out)[:, 0]
     if validation is not None:
         values["validation_cost"] = on_validation[:, -1]
         values["gap"] = on_validation[:, -1] - data.bayes_cost(validation)
