@@ -284,11 +284,12 @@ def test_a_gradient_that_is_no_number_moves_nothing(changes: dict) -> None:
     batches = [data.sequences(TASKS["copy"], (seed, "train"), range(4)) for seed in (3, 4)]
     batches[0].x[1, 0] = np.nan
     compiled, stacked, fresh = in_float64(Compiled(cfg, [3, 4])), Stacked(cfg, [3, 4], "cpu"), Stacked(cfg, [3], "cpu")
-    for nets in (stacked, fresh):
-        nets.net.double()
-        for moments in nets.optimizer.state.values():
+    for each in (stacked, fresh):
+        each.net.double()
+        for moments in each.optimizer.state.values():
             for name, value in moments.items():
                 moments[name] = value.double()
+    nets: Compiled | Stacked
     for nets in (compiled, stacked):
         nets.train(batches, 0)
         assert np.asarray(nets.state["left_out"])[:, 0].tolist() == [1, 0]
