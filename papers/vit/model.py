@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from common.attention import attention
 from common.errors import UserError
+from papers.vit.gelu import gelu
 
 Positions = Literal["none", "1d", "2d", "relative"]
 
@@ -126,7 +127,7 @@ class Block(nn.Module):
         return z
 
     def _mlp(self, z: Tensor) -> Tensor:
-        z = F.dropout(F.gelu(self.mlp1(z), approximate=self.dialect.gelu), self.dropout, self.training)
+        z = F.dropout(gelu(self.mlp1(z), self.dialect.gelu), self.dropout, self.training)
         z = self.mlp2(z)
         return F.gelu(z) if self.dialect.gelu_twice else z
 

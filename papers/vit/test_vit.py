@@ -19,6 +19,7 @@ from papers.vit import analysis, weights
 from papers.vit.audit import audit, build
 from papers.vit.augment import OP, Augment, AutoAugment, RandAugment, apply, mixing, resized
 from papers.vit.config import PRESETS, Config, shape
+from papers.vit.gelu import Looked, gelu
 from papers.vit.model import ResidualUnit, StdConv, ViT, interpolated, same
 from papers.vit.train import cross_entropy, schedule
 
@@ -133,6 +134,22 @@ def test_attention_by_hand(positions: str, dialect: str) -> None:
         torch.testing.assert_close(a[:, h], weight)
         heads.append(weight @ v[..., part])
     torch.testing.assert_close(attention(z), attention.out(torch.cat(heads, -1)), rtol=1e-4, atol=1e-5)
+
+
+def test_gelu_looked_up_is_gelu() -> None:
+    """At every bfloat16 there is; the derivative, rounded before it is multiplied, within that rounding."""
+    bits = torch.arange(2**16, dtype=torch.int32).to(torch.uint16).view(torch.bfloat16)
+    x = bits[bits.isfinite()].requires_grad_()
+    true = x.detach().double().requires_grad_()
+    dy = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).bfloat16()
+    y, expected = gelu(x, "tanh"), F.gelu(true, approximate="tanh")
+    assert y.grad_fn is not None
+    assert type(y.grad_fn).__name__ == f"{Looked.__name__}Backward"
+    torch.testing.assert_close(y.double(), expected, rtol=2**-8, atol=1e-6)
+    (slope,), (slope_expected,) = torch.autograd.grad(y, x, dy), torch.autograd.grad(expected, true, dy.double())
+    torch.testing.assert_close(slope.double(), slope_expected, rtol=2**-7, atol=1e-5)
+    assert gelu(torch.tensor([math.nan]).bfloat16(), "tanh").isnan().all()
+    assert torch.equal(gelu(x, "none"), F.gelu(x))
 
 
 def test_standardised_convolution_and_same_padding() -> None:
