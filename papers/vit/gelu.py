@@ -1,7 +1,7 @@
 """GELU's tanh form, looked up where torch computes it slowly.
 
-On a CPU torch needs as long for it in bfloat16 as for the products around it, six times the exact form's time: a quarter
-of a training step. A bfloat16 has 65,536 values, so that a table of them is faster by half, and as exact.
+On a CPU torch takes six times as long for it in bfloat16 as for the exact form: a quarter of a training step. A
+bfloat16 has 65,536 values; looking them up is faster by half, and as exact.
 """
 
 from functools import cache
