@@ -25,20 +25,17 @@ class Kept(torch.autograd.Function):
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)  # else autocast keeps the weights in float32
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-        b = len(q)
-        q, k, v = q.flatten(0, 1) * scale, k.flatten(0, 1), v.flatten(0, 1)
-        a = torch.bmm(q, k.mT).softmax(-1)
+        q, k, v = q.contiguous() * scale, k.contiguous(), v.contiguous()  # once: every product would copy them
+        a = (q @ k.mT).softmax(-1)
         ctx.save_for_backward(q, k, v, a)
-        ctx.b, ctx.scale = b, scale
-        return torch.bmm(a, v).unflatten(0, (b, -1))
+        ctx.scale = scale
+        return a @ v
 
     @staticmethod
     @once_differentiable
     @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         q, k, v, a = ctx.saved_tensors
-        dy = dy.flatten(0, 1)
-        da = torch.bmm(dy, v.mT)
-        ds = torch.ops.aten._softmax_backward_data(da, a, -1, a.dtype)
-        gradients = torch.bmm(ds, k).mul_(ctx.scale), torch.bmm(ds.mT, q), torch.bmm(a.mT, dy)
-        return *(each.unflatten(0, (ctx.b, -1)) for each in gradients), None
+        dy = dy.contiguous()
+        ds = torch.ops.aten._softmax_backward_data(dy @ v.mT, a, -1, a.dtype)
+        return (ds @ k).mul_(ctx.scale), ds.mT @ q, a.mT @ dy, None

@@ -174,15 +174,19 @@ def in_float64(nets: Compiled) -> Compiled:
     return nets
 
 
+def doubled(nets: Stacked) -> Stacked:
+    nets.net.double()
+    for moments in nets.optimizer.state.values():
+        for name, value in moments.items():
+            moments[name] = value.double()
+    return nets
+
+
 @pytest.mark.parametrize("changes", [{}, {"optimizer": "adam", "clip_value": 0.0, "clip_norm": 0.5, "eps": 1e-8}])
 def test_compiled_and_stacked_nets_learn_alike(changes: dict) -> None:
     """Sequences of all lengths, several of them an update, several seeds; clipping takes part."""
     cfg = replace(PRESETS["smoke"], batch_size=4, **{"clip_value": 0.3, **changes})
-    compiled, stacked = in_float64(Compiled(cfg, [3, 4])), Stacked(cfg, [3, 4], "cpu")
-    stacked.net.double()
-    for moments in stacked.optimizer.state.values():
-        for name, value in moments.items():
-            moments[name] = value.double()
+    compiled, stacked = in_float64(Compiled(cfg, [3, 4])), doubled(Stacked(cfg, [3, 4], "cpu"))
     for update in (0, 2):
         if update:  # as if resumed from a checkpoint
             saved, stacked = capture(stacked.state), Stacked(cfg, [3, 4], "cpu")
@@ -283,12 +287,8 @@ def test_a_gradient_that_is_no_number_moves_nothing(changes: dict) -> None:
     cfg = replace(PRESETS["smoke"], batch_size=2, **changes)
     batches = [data.sequences(TASKS["copy"], (seed, "train"), range(4)) for seed in (3, 4)]
     batches[0].x[1, 0] = np.nan
-    compiled, stacked, fresh = in_float64(Compiled(cfg, [3, 4])), Stacked(cfg, [3, 4], "cpu"), Stacked(cfg, [3], "cpu")
-    for each in (stacked, fresh):
-        each.net.double()
-        for moments in each.optimizer.state.values():
-            for name, value in moments.items():
-                moments[name] = value.double()
+    compiled = in_float64(Compiled(cfg, [3, 4]))
+    stacked, fresh = (doubled(Stacked(cfg, seeds, "cpu")) for seeds in ([3, 4], [3]))
     nets: Compiled | Stacked
     for nets in (compiled, stacked):
         nets.train(batches, 0)

@@ -252,8 +252,7 @@ def train(cfg: Config, run: Run) -> None:
                 shown["validation_cost"] = on_validation[:, point]
             run.log(step, sequences=numbers.stop, **shown)
     values = curve_metrics(cfg, curve)
-    left_out = nets.state["left_out"]
-    values["updates_left_out"] = np.asarray(left_out.cpu() if isinstance(left_out, Tensor) else left_out)[:, 0]
+    values["updates_left_out"] = torch.as_tensor(nets.state["left_out"])[:, 0].cpu().numpy()
     if validation is not None:
         values["validation_cost"] = on_validation[:, -1]
         values["gap"] = on_validation[:, -1] - data.bayes_cost(validation)

@@ -36,6 +36,8 @@ def at(table: Tensor, x: Tensor) -> Tensor:
 
 
 class Looked(torch.autograd.Function):
+    """Both passes by `tables`; kept for the backward pass is the argument alone."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
