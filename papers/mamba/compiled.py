@@ -13,40 +13,12 @@ import numba
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numba import float32, int32
-from numba.core import types
-from numba.extending import intrinsic
 from torch import Tensor
+
+from common.elementary import exp
 
 LANES, STEPS = 16, 32  # channels that advance together; steps of a chunk
 GROUP = 64  # channels of one thread's task: fixed, so that sums do not depend on the number of threads
-
-
-@intrinsic
-def _as_float(typing_context, bits):
-    """The float32 that has these bits."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], context.get_value_type(types.float32))
-
-    return types.float32(types.int32), generate
-
-
-@numba.njit(inline="always")
-def _exp(x):
-    """exp in float32 to 2 units in the last place, as arithmetic alone; 0 below -87, inf never asked for."""
-    x = max(float32(-87.0), min(float32(88.0), x))
-    k = np.floor(x * float32(1.4426950408889634) + float32(0.5))
-    r = x - k * float32(0.693359375) + k * float32(2.12194440e-4)
-    p = float32(1.9875691500e-4)
-    p = p * r + float32(1.3981999507e-3)
-    p = p * r + float32(8.3334519073e-3)
-    p = p * r + float32(4.1665795894e-2)
-    p = p * r + float32(1.6666665459e-1)
-    p = p * r + float32(5.0000001201e-1)
-    p = p * r * r + r + float32(1.0)
-    return p * _as_float((int32(k) + int32(127)) << int32(23))  # type: ignore[call-arg]
-
 
 # "reassoc" lets sums over lanes become vectors. NaN keeps its meaning: a run that diverges must show it.
 _fast = numba.njit(nogil=True, fastmath={"contract", "nsz", "arcp", "reassoc"}, error_model="numpy", cache=True)
@@ -78,7 +50,7 @@ def _forward(x, delta, A, B, C, D, h, y, starts, first, last):
             for k in range(n):
                 Bk, Ck = B[t, k], C[t, k]
                 for j in range(LANES):
-                    v = _exp(dl[j] * a[k, j]) * s[k, j] + u[j] * Bk
+                    v = exp(dl[j] * a[k, j]) * s[k, j] + u[j] * Bk
                     s[k, j] = v
                     out[j] += v * Ck
             for j in range(LANES):
@@ -120,7 +92,7 @@ def _backward(x, delta, A, B, C, D, starts, dy, dx, ddelta, dA, dB, dC, dD, firs
                 for k in range(n):
                     Bk = B[begin + i, k]
                     for j in range(LANES):
-                        e = _exp(dl[j] * a[k, j])
+                        e = exp(dl[j] * a[k, j])
                         decays[i, k, j] = e
                         states[i + 1, k, j] = e * states[i, k, j] + u[j] * Bk
             for i in range(steps - 1, -1, -1):
@@ -134,7 +106,7 @@ def _backward(x, delta, A, B, C, D, starts, dy, dx, ddelta, dA, dB, dC, dD, firs
                     ddl[j] = 0.0
                 for k in range(n):
                     Bk, Ck = B[t, k], C[t, k]
-                    dBk, dCk = float32(0.0), float32(0.0)
+                    dBk, dCk = np.float32(0), np.float32(0)
                     for j in range(LANES):
                         adjoint = g[k, j] + dys[j] * Ck
                         dCk += dys[j] * states[i + 1, k, j]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
+from common.elementary import exp, log, tanh
 from papers.ntm.model import TINY, Net, layout
 
 # No flag that lets the compiler forget about NaN: a diverged run must be seen.
@@ -135,12 +136,12 @@ def _outer(x, d, out):
 
 @_jit
 def _sigmoid(x, one):
-    return one / (one + math.exp(-x))
+    return one / (one + exp(-x))
 
 
 @_jit
 def _softplus(x, zero):
-    return max(x, zero) + math.log1p(math.exp(-abs(x)))
+    return max(x, zero) + math.log1p(exp(-abs(x)))
 
 
 @_jit
@@ -150,7 +151,7 @@ def _softmax(z, out):
         top = max(top, z[i])
     total = top - top
     for i in range(len(z)):
-        out[i] = math.exp(z[i] - top)
+        out[i] = exp(z[i] - top)
         total += out[i]
     for i in range(len(z)):
         out[i] /= total
@@ -188,13 +189,13 @@ def _cell(net, W, gates, h, c, t):
         a = gates[t]
         for u in range(H):
             i, f, o = _sigmoid(a[u], one), _sigmoid(a[H + u], one), _sigmoid(a[3 * H + u], one)
-            v = math.tanh(a[2 * H + u])
+            v = tanh(a[2 * H + u])
             a[u], a[H + u], a[2 * H + u], a[3 * H + u] = i, f, v, o
             c[t + 1, u] = f * c[t, u] + i * v
-            h[t + 1, u] = o * math.tanh(c[t + 1, u])
+            h[t + 1, u] = o * tanh(c[t + 1, u])
     else:
         for u in range(H):
-            h[t + 1, u] = gates[t, u] = math.tanh(gates[t, u])
+            h[t + 1, u] = gates[t, u] = tanh(gates[t, u])
 
 
 @_jit
@@ -206,7 +207,7 @@ def _cell_back(net, W, gates, c, d_gates, d_h, d_c, t):
         a, d = gates[t], d_gates[t]
         for u in range(H):
             i, f, v, o = a[u], a[H + u], a[2 * H + u], a[3 * H + u]
-            squashed = math.tanh(c[t + 1, u])
+            squashed = tanh(c[t + 1, u])
             d[3 * H + u] = d_h[u] * squashed * o * (one - o)
             d_c[u] += d_h[u] * o * (one - squashed * squashed)
             d[u] = d_c[u] * v * i * (one - i)
@@ -237,9 +238,9 @@ def _emit(net, p, q):
         q[i] = p[i]
     if net.squash:
         for i in range(keys):
-            q[i] = math.tanh(p[i])
+            q[i] = tanh(p[i])
         for i in range(erase + net.heads * M, len(p)):
-            q[i] = math.tanh(p[i])
+            q[i] = tanh(p[i])
     for j in range(J):
         q[keys + j] = _softplus(p[keys + j], zero)
         q[keys + J + j] = _sigmoid(p[keys + J + j], one)
@@ -309,7 +310,7 @@ def _heads(net, tape, t):
         for o in range(S):
             _shifted(w_g, q[shifts + j * S + o], o - net.reach, w_s)
         for i in range(N):
-            scratch[i] = gamma * math.log(w_s[i])
+            scratch[i] = gamma * log(w_s[i])
         _softmax(scratch, tape.w[t + 1, j])
     tape.r[t + 1][:] = 0
     _product_T(tape.w[t + 1, :R], memory, tape.r[t + 1])
@@ -383,7 +384,7 @@ def _heads_back(net, tape, t):
         _softmax_back(w[j], d)
         d_gamma = zero
         for i in range(N):
-            d_gamma += d[i] * math.log(w_s[i])
+            d_gamma += d[i] * log(w_s[i])
             d[i] *= gamma / w_s[i]
         d_q[keys + 2 * J + j] = d_gamma
         scratch[:] = 0
@@ -574,7 +575,7 @@ def _errors(net, y, first, tape, said):
             if t < first:
                 tape.z[t, i] = 0
                 continue
-            said[0] += (max(z, one - one) - z * y[t, i] + math.log1p(math.exp(-abs(z)))) / math.log(2.0)
+            said[0] += (max(z, one - one) - z * y[t, i] + math.log1p(exp(-abs(z)))) / math.log(2.0)
             wrong = (z > 0) != (y[t, i] > 0.5)
             said[1] += wrong
             if i == net.outputs - 1:

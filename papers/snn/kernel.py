@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.elementary import exp
 from papers.snn.model import RESETS, SURROGATES, Neuron, Times
 
 WHOLE, BEFORE, SUBTRACT, NONE = (RESETS.index(name) for name in ("whole", "before", "subtract", "none"))
@@ -150,7 +151,7 @@ def _backward(times, Vt, numbers, kinds, beta, S, P, dS, dP, dcount, dx, dW, dV)
                         at[j] = carry[j] + g[j] * beta / (z * z)
                 elif shape == SIGMOID:
                     for j in range(u):
-                        z = np.exp(-beta * abs(p[j] * whole[j] - theta))
+                        z = exp(-beta * abs(p[j] * whole[j] - theta))
                         at[j] = carry[j] + g[j] * z / ((one + z) * (one + z))
                 elif shape == ESSER:
                     for j in range(u):
