@@ -5,10 +5,6 @@ ever written; one state in STEPS is kept, and the backward pass makes the others
 channels, which the compiler turns into vectors; for that exp must be arithmetic, not a call.
 """
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-
 import numba
 import numpy as np
 import torch
@@ -16,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.elementary import exp
+from common.threads import each
 
 LANES, STEPS = 16, 32  # channels that advance together; steps of a chunk
 GROUP = 64  # channels of one thread's task: fixed, so that sums do not depend on the number of threads
@@ -130,20 +127,9 @@ def _backward(x, delta, A, B, C, D, starts, dy, dx, ddelta, dA, dB, dC, dD, firs
             dD[c + j] = dd[j]
 
 
-@cache
-def _workers(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads)
-
-
-def _shared_out(sequences: int, channels: int, task: Callable[[int, int, int], None]) -> None:
-    """Call task(sequence, first channel, last channel) for all, on as many threads as torch uses."""
-    tasks = [(i, c, min(c + GROUP, channels)) for i in range(sequences) for c in range(0, channels, GROUP)]
-    threads = min(torch.get_num_threads(), len(tasks))
-    if threads == 1:
-        for one in tasks:
-            task(*one)
-    else:
-        list(_workers(threads).map(lambda one: task(*one), tasks))
+def _shares(sequences: int, channels: int) -> list[tuple[int, int, int]]:
+    """(sequence, first channel, last channel) of all threads' tasks."""
+    return [(i, c, min(c + GROUP, channels)) for i in range(sequences) for c in range(0, channels, GROUP)]
 
 
 def _arrays(*tensors: Tensor) -> list[np.ndarray]:
@@ -165,7 +151,7 @@ class Compiled(torch.autograd.Function):
         def task(i: int, first: int, end: int) -> None:
             _forward(xs[i], deltas[i], As, Bs[i], Cs[i], Ds, hs[i], ys[i], kept[i], first, end)
 
-        _shared_out(b, d, task)
+        each(task, _shares(b, d))
         ctx.save_for_backward(x, delta, A, B, C, D, starts)
         last = last.mT
         ctx.mark_non_differentiable(last)
@@ -189,7 +175,7 @@ class Compiled(torch.autograd.Function):
                 dxs[i], ddeltas[i], dAs[i], dBs[g, i], dCs[g, i], dDs[i], first, end,
             )  # fmt: skip
 
-        _shared_out(b, d, task)
+        each(task, _shares(b, d))
         return dx, ddelta, dA.sum(0).mT, dB.sum(0), dC.sum(0), dD.sum(0), None
 
 

@@ -1,6 +1,6 @@
 """A training step of ViT-Ti/16, beside transformers' and torch's own encoder; how it grows with the resolution.
 
-GELU is the tanh form of the paper's code on all sides; torch's takes a CPU twice as long as the exact one.
+GELU is the tanh form of the paper's code on all sides; what torch does badly there, `papers.vit.gelu` does again.
 """
 
 from functools import partial

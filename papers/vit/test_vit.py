@@ -19,7 +19,7 @@ from papers.vit import analysis, weights
 from papers.vit.audit import audit, build
 from papers.vit.augment import OP, Augment, AutoAugment, RandAugment, apply, mixing, resized
 from papers.vit.config import PRESETS, Config, shape
-from papers.vit.gelu import Looked, gelu
+from papers.vit.gelu import Looked, Together, gelu
 from papers.vit.model import ResidualUnit, StdConv, ViT, interpolated, same
 from papers.vit.train import cross_entropy, schedule
 
@@ -150,6 +150,27 @@ def test_gelu_looked_up_is_gelu() -> None:
     torch.testing.assert_close(slope.double(), slope_expected, rtol=2**-7, atol=1e-5)
     assert gelu(torch.tensor([math.nan]).bfloat16(), "tanh").isnan().all()
     assert torch.equal(gelu(x, "none"), F.gelu(x))
+
+
+def test_gelu_with_its_derivative_is_gelu() -> None:
+    wide = torch.cat([torch.linspace(-12, 12, 150_001), torch.tensor([-1e4, -30, 0, 30, 1e4])])
+    x = wide.requires_grad_()
+    true = x.detach().double().requires_grad_()
+    dy = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    y, expected = gelu(x, "tanh"), F.gelu(true, approximate="tanh")
+    assert y.grad_fn is not None
+    assert type(y.grad_fn).__name__ == f"{Together.__name__}Backward"
+    torch.testing.assert_close(y.double(), expected, rtol=1e-6, atol=1e-6)
+    (slope,), (slope_expected,) = torch.autograd.grad(y, x, dy), torch.autograd.grad(expected, true, dy.double())
+    torch.testing.assert_close(slope.double(), slope_expected, rtol=1e-5, atol=1e-5)
+    assert gelu(torch.tensor([math.nan]), "tanh").isnan().all()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert torch.equal(gelu(x, "tanh"), y)
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(gelu(wide.double(), "tanh"), expected)
 
 
 def test_standardised_convolution_and_same_padding() -> None:
