@@ -361,11 +361,14 @@ def of_memory(kind: str, paper: str, what: str, contender: str, threads: str) ->
     """Print the growth of this process's resident memory, at its highest, over what it was before the first step.
 
     A step goes first: what importing and compiling takes for a while does not count, for the system lets the peak be
-    reset. What stays of compiling does count: some 60 MiB where numba has been at work.
+    reset. What stays of compiling does. Numba imports most of itself, 60 MiB, at its first call: that is a library, as
+    those are that a peer's builder imports.
     """
-    import numba  # noqa: F401  ours, like the libraries that a peer's builder imports
+    from numba.core.registry import cpu_target
 
     from common.machine import keep_pages
+
+    cpu_target.target_context.refresh()
 
     settle(int(threads))
     found = cases(paper)
@@ -496,8 +499,8 @@ def page(folder: Path = SPEED) -> str:
         "precision and optimiser, in one process, taking turns after a warm-up. The ratio is the peer's time over",
         "ours, turn by turn: median, and quartiles in brackets; above 1 ours is faster. One thread is timed by the",
         "processor's clock. Ours has the allocator as a run has it (`common.machine.keep_pages`), a peer as it is.",
-        "Memory is the resident memory of a process of its own, at its highest, on top of libraries, net and inputs;",
-        "what numba needs to run compiled code is part of it, some 60 MiB.",
+        "Memory is the resident memory of a process of its own, at its highest, on top of libraries, net and inputs",
+        "(what numba imports of itself when it is first used, some 60 MiB, is a library).",
         "The floor is FLOPs over the peaks of products and convolutions measured in the same process, and the",
         "optimiser's traffic over the measured bandwidth; the fraction is floor over time. A record says all of it.",
         "`repro bench PAPER --peers` repeats a row.",
