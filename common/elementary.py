@@ -1,6 +1,6 @@
 """exp, log and tanh for compiled kernels: of a float32 by arithmetic alone, so that loops become vector instructions.
 
-The C library's take 5 ns and more a call, one number at a time, and were two fifths of an update. Polynomials
+The C library's take 5 ns and more a call, one number at a time: two fifths of an update of NTM's. Polynomials
 interpolate at Chebyshev points what is left after reduction to a short interval; with rounding, errors stay below two
 units in the last place. Of a float64 the C library's.
 """
