@@ -1,4 +1,5 @@
-"""exp, log and tanh for compiled kernels: of a float32 by arithmetic alone, so that loops become vector instructions.
+"""How kernels are compiled, and exp, log and tanh for them: of a float32 by arithmetic alone, so that loops become
+vector instructions.
 
 The C library's take 5 ns and more a call, one number at a time: two fifths of an update of NTM's. Polynomials
 interpolate at Chebyshev points what is left after reduction to a short interval; with rounding, errors stay below two
@@ -9,9 +10,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numba
 import numpy as np
 from numba import types
 from numba.extending import overload
+
+# "reassoc" lets sums become vectors. No flag lets the compiler forget about NaN: a diverged run must be seen.
+vectorised = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"})
 
 
 def _numbers(*values: float) -> tuple[np.float32, ...]:

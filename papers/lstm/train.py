@@ -7,17 +7,16 @@ if __name__ == "__main__":  # --help and --dry-run answer before torch is loaded
 
 import math
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from common.cost import slope
 from common.errors import UserError
 from common.random import generator
 from common.run import Run
+from common.threads import each
 from papers.lstm import data, kernel
 from papers.lstm.config import Config
 from papers.lstm.model import LSTM
@@ -294,19 +293,18 @@ def train(cfg: Config, run: Run) -> None:
     trials = [Trial(cfg, seed) for seed in run.seeds]
     state = {f"seed-{trial.seed}": trial.state for trial in trials}
     a_round = max(1, min(ROUND_ROWS // typical_length(cfg), -(-cfg.max_sequences // 10)))
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # the kernel lets go of the interpreter
-        for step in run.steps(-(-cfg.max_sequences // a_round), state):
-            list(pool.map(lambda trial: trial.advance(a_round), [t for t in trials if not t.done]))
-            over = all(trial.done for trial in trials)
-            if worth_logging(step) or over:
-                run.log(
-                    step,
-                    sequences=[trial.sequences for trial in trials],
-                    correct=[trial.fraction_correct() for trial in trials],
-                    **{"lasted" if cfg.stop == "streams" else "error": [trial.window_mean() for trial in trials]},
-                )
-            if over:
-                break
+    for step in run.steps(-(-cfg.max_sequences // a_round), state):
+        each(lambda trial: trial.advance(a_round), [(trial,) for trial in trials if not trial.done])
+        over = all(trial.done for trial in trials)
+        if worth_logging(step) or over:
+            run.log(
+                step,
+                sequences=[trial.sequences for trial in trials],
+                correct=[trial.fraction_correct() for trial in trials],
+                **{"lasted" if cfg.stop == "streams" else "error": [trial.window_mean() for trial in trials]},
+            )
+        if over:
+            break
     run.finish([trial.metrics() for trial in trials])
 
 

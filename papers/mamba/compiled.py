@@ -5,23 +5,19 @@ ever written; one state in STEPS is kept, and the backward pass makes the others
 channels, which the compiler turns into vectors; for that exp must be arithmetic, not a call.
 """
 
-import numba
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.elementary import exp
+from common.elementary import exp, vectorised
 from common.threads import each
 
 LANES, STEPS = 16, 32  # channels that advance together; steps of a chunk
 GROUP = 64  # channels of one thread's task: fixed, so that sums do not depend on the number of threads
 
-# "reassoc" lets sums over lanes become vectors. NaN keeps its meaning: a run that diverges must show it.
-_fast = numba.njit(nogil=True, fastmath={"contract", "nsz", "arcp", "reassoc"}, error_model="numpy", cache=True)
 
-
-@_fast
+@vectorised
 def _forward(x, delta, A, B, C, D, h, y, starts, first, last):
     """One sequence, channels first..last; A and h are (n, d); starts is (chunks, n, d)."""
     length, n = B.shape
@@ -57,7 +53,7 @@ def _forward(x, delta, A, B, C, D, h, y, starts, first, last):
                 h[k, c + j] = s[k, j]
 
 
-@_fast
+@vectorised
 def _backward(x, delta, A, B, C, D, starts, dy, dx, ddelta, dA, dB, dC, dD, first, last):
     """One sequence, channels first..last: dx, ddelta, dA, dD are written, dB and dC (of these channels) added to."""
     length, n = B.shape

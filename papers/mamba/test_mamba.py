@@ -18,7 +18,7 @@ from common.errors import UserError
 from common.paths import ROOT
 from common.random import generator
 from common.records import read
-from papers.mamba import data, scan
+from papers.mamba import compiled, data, scan
 from papers.mamba.audit import audit, build
 from papers.mamba.config import PRESETS, replace
 from papers.mamba.model import S4, S6, Attention, Hyena, Model, decay_groups, long_convolution
@@ -106,6 +106,18 @@ def test_a_diverged_run_shows_it() -> None:
         assert y[0, 3:, 2].isnan().all()
         assert last[0, 2].isnan().all()
         assert y[0, :3].isfinite().all()
+
+
+def test_compiled_exponential() -> None:
+    x = torch.linspace(-86, 0, 200_001, dtype=torch.float32)
+    table = torch.stack([x, torch.ones_like(x)])  # h = exp(x) * 1: one step from a state of ones, without input
+    one = torch.ones(1, 1, 1)
+    d = -(-len(x) // compiled.LANES) * compiled.LANES
+    A = F.pad(table[0], (0, d - len(x)))[:, None]
+    zero = torch.zeros(1, 1, d)
+    _, last = scan.selective_scan(zero, zero + 1, A, one, one, torch.zeros(d), torch.ones(1, d, 1))
+    exact = x.double().exp()
+    assert float(((last[0, : len(x), 0].double() - exact) / exact).abs().max()) < 2e-7
 
 
 KERNEL_PROGRAM = """

@@ -8,14 +8,10 @@ memory is kept column by column (M, N), so that every inner loop runs along N co
 import math
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
-from common.elementary import exp, log, tanh
+from common.elementary import exp, log, tanh, vectorised
 from papers.ntm.model import TINY, Net, layout
-
-# No flag that lets the compiler forget about NaN: a diverged run must be seen.
-_jit = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"})
 
 
 class Rule(NamedTuple):
@@ -79,7 +75,7 @@ def offsets(net: Net) -> np.ndarray:
 # ---- three products that everything is made of
 
 
-@_jit
+@vectorised
 def _product(x, W, out):
     """out (t, m) += x (t, n) @ W (n, m)"""
     n = x.shape[1]
@@ -95,7 +91,7 @@ def _product(x, W, out):
                 out[t, j] += a * W[i, j]
 
 
-@_jit
+@vectorised
 def _product_T(x, W, out):
     """out (t, n) += x (t, m) @ W (n, m)^T"""
     n = W.shape[0]
@@ -116,7 +112,7 @@ def _product_T(x, W, out):
             out[t, i] = a
 
 
-@_jit
+@vectorised
 def _outer(x, d, out):
     """out (n, m) += x (t, n)^T @ d (t, m)"""
     T = x.shape[0]
@@ -134,17 +130,17 @@ def _outer(x, d, out):
 # ---- pieces
 
 
-@_jit
+@vectorised
 def _sigmoid(x, one):
     return one / (one + exp(-x))
 
 
-@_jit
+@vectorised
 def _softplus(x, zero):
     return max(x, zero) + math.log1p(exp(-abs(x)))
 
 
-@_jit
+@vectorised
 def _softmax(z, out):
     top = z[0]
     for i in range(1, len(z)):
@@ -157,7 +153,7 @@ def _softmax(z, out):
         out[i] /= total
 
 
-@_jit
+@vectorised
 def _softmax_back(out, d):
     """d: of the softmax, becomes of its argument."""
     mean = out[0] * d[0]
@@ -167,19 +163,19 @@ def _softmax_back(out, d):
         d[i] = out[i] * (d[i] - mean)
 
 
-@_jit
+@vectorised
 def _part(theta, o, i, columns):
     part = theta[o[i] : o[i + 1]]
     return part.reshape(part.size // columns if columns else 0, columns)
 
 
-@_jit
+@vectorised
 def _set(x, out):
     for i in range(len(out)):
         out[i] = x[i]
 
 
-@_jit
+@vectorised
 def _cell(net, W, gates, h, c, t):
     """A layer's step: its own recurrence, and activations. `gates` has the net input from all other sources."""
     H = net.hidden
@@ -198,7 +194,7 @@ def _cell(net, W, gates, h, c, t):
             h[t + 1, u] = gates[t, u] = tanh(gates[t, u])
 
 
-@_jit
+@vectorised
 def _cell_back(net, W, gates, c, d_gates, d_h, d_c, t):
     """Errors of the net inputs, from those of the layer's output (d_h) and state (d_c); both become those of t - 1."""
     H = net.hidden
@@ -222,7 +218,7 @@ def _cell_back(net, W, gates, c, d_gates, d_h, d_c, t):
         d_h[:] = 0
 
 
-@_jit
+@vectorised
 def _emit(net, p, q):
     """Squash what the heads emit: p -> q. Sizes as in Net.head_sizes."""
     J, M, S = 2 * net.heads, net.columns, 2 * net.reach + 1
@@ -250,7 +246,7 @@ def _emit(net, p, q):
         q[i] = _sigmoid(p[i], one)
 
 
-@_jit
+@vectorised
 def _emit_back(net, p, q, d):
     """d: of q, becomes of p."""
     J, M, S = 2 * net.heads, net.columns, 2 * net.reach + 1
@@ -275,7 +271,7 @@ def _emit_back(net, p, q, d):
                 d[i] = 0
 
 
-@_jit
+@vectorised
 def _heads(net, tape, t):
     """Address, read M_{t-1}, write (Eq. 2 to 9)."""
     scratch = tape.scratch
@@ -325,7 +321,7 @@ def _heads(net, tape, t):
     _outer(q[erase + R * M :].reshape(R, M), tape.w[t + 1, R:], after)
 
 
-@_jit
+@vectorised
 def _shifted(x, factor, by, out):
     """out(n) += factor * x(n - by), on a circle."""
     n = len(x)
@@ -336,7 +332,7 @@ def _shifted(x, factor, by, out):
         out[i] += factor * x[i - by]
 
 
-@_jit
+@vectorised
 def _heads_back(net, tape, t):
     """The same backwards. On entry tape.d_memory and tape.d_w hold errors of M_t and w_t that come from the step after,
     on leaving those of M_{t-1} and w_{t-1}. Fills tape.d_p[t]."""
@@ -431,7 +427,7 @@ def _heads_back(net, tape, t):
 # ---- a sequence
 
 
-@_jit
+@vectorised
 def _forward(net, theta, o, x, tape):
     """Logits into tape.z, for x (T, i)."""
     T, n_in = x.shape
@@ -481,7 +477,7 @@ def _forward(net, theta, o, x, tape):
                 tape.z[t, i] = min(max(tape.z[t, i], -limit), limit)
 
 
-@_jit
+@vectorised
 def _ones(d, out):
     """A bias is the weight of a source that is always 1."""
     for t in range(len(d)):
@@ -489,7 +485,7 @@ def _ones(d, out):
             out[j] += d[t, j]
 
 
-@_jit
+@vectorised
 def _backward(net, theta, o, x, tape, grad):
     """Add the gradient to `grad`; the errors of the logits stand in tape.z."""
     T, n_in = x.shape
@@ -558,13 +554,13 @@ def _backward(net, theta, o, x, tape, grad):
         _add(d_c.reshape(L * H), grad[rest[3] : rest[4]])
 
 
-@_jit
+@vectorised
 def _add(x, out):
     for i in range(len(x)):
         out[i] += x[i]
 
 
-@_jit
+@vectorised
 def _errors(net, y, first, tape, said):
     """Cost of a sequence (bits, wrong bits, wrong bits of the last channel); errors take the place of the logits."""
     one = tape.z.dtype.type(1)
@@ -583,7 +579,7 @@ def _errors(net, y, first, tape, said):
             tape.z[t, i] = 0 if net.clip and abs(z) >= net.clip else _sigmoid(z, one) - y[t, i]
 
 
-@_jit
+@vectorised
 def _update(rule, theta, grad, n, m, d, step):
     """One step by the gradient, which is emptied. Adam keeps its averages in n and m.
 
@@ -623,7 +619,7 @@ def _update(rule, theta, grad, n, m, d, step):
     return 0
 
 
-@_jit
+@vectorised
 def run(net, rule, theta, o, tape, grad, moments, left_out, updates, batch, x, y, first, steps, said):
     """Read sequences and, where batch > 0, learn: an update whenever so many have been read.
 

@@ -9,7 +9,6 @@ import math
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from common.errors import UserError
 from common.paths import ROOT
 from common.random import generator
 from common.run import Run
+from common.threads import each
 from papers.ntm import data, kernel
 from papers.ntm.config import PRESETS, Config
 from papers.ntm.data import Batch
@@ -107,7 +107,6 @@ class Compiled:
         self.state: dict[str, Any] = {"theta": theta, "moments": moments, "left_out": left_out}
         self.offsets, self.gradient = kernel.offsets(self.net), np.zeros_like(theta)
         self.tapes: dict[int, kernel.Tape] = {}
-        self.pool = ThreadPoolExecutor(torch.get_num_threads())  # the kernel lets go of the interpreter
 
     def train(self, batches: Sequence[Batch], updates: int) -> np.ndarray:
         """Go on with each seed's sequences after so many updates: what each cost, (s, n, 3)."""
@@ -127,7 +126,7 @@ class Compiled:
                 left_out, updates, batch_size, *batches[i], said[i],
             )  # fmt: skip
 
-        list(self.pool.map(one, range(len(batches))))
+        each(one, [(i,) for i in range(len(batches))])
         return said
 
     def _tape(self, i: int, batch: Batch) -> kernel.Tape:
