@@ -5,7 +5,9 @@ from pathlib import Path
 import torch
 
 from common.cost import parameters
+from common.errors import UserError
 from papers.mamba.config import PRESETS, Config, replace
+from papers.mamba.h3 import SmallLM
 from papers.mamba.model import Model
 
 SIZES = {"130m": (24, 768), "370m": (48, 1024), "790m": (48, 1536), "1.4b": (48, 2048), "2.8b": (64, 2560)}  # README
@@ -32,6 +34,18 @@ def build(cfg: Config, vocabulary: int = 0) -> Model:
         longest=cfg.longest,
         trained=min(cfg.longest, cfg.length + cfg.data_tokens),
     )
+
+
+def small_lm(cfg: Config) -> SmallLM:
+    """The network of a configuration of the H3 paper's tasks, not initialised.
+
+    Raises:
+        UserError: another block than that paper's three.
+    """
+    if cfg.block not in ("h3", "s4d", "attention"):
+        raise UserError(f"--block is h3, s4d or attention with --experiment h3-task, not {cfg.block}")
+    places = cfg.length + 2  # safari: __l_max
+    return SmallLM(cfg.vocabulary, cfg.width, cfg.layers, cfg.block, cfg.state, places, cfg.dropout)
 
 
 def audit(data_dir: Path | None) -> tuple[dict[str, float], dict[str, str]]:

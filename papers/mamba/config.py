@@ -1,22 +1,25 @@
-"""The paper's protocols: Tables 1 and 11, Figure 8, Table 15, and its language trends scaled to tiny-shakespeare."""
+"""The paper's protocols: Tables 1 and 11, Figure 8, Table 15; its language trends scaled to tiny-shakespeare; and the
+small tasks of the H3 paper."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
 
 INDUCTION, COPYING, RANDOM = "generated/induction-heads", "generated/selective-copying", "generated/random"
+H3_INDUCTION, H3_RECALL = "generated/h3-induction", "generated/h3-recall"
 SHAKESPEARE = "karpathy/tiny_shakespeare"
 LENGTHS = tuple(2**i for i in range(6, 21))  # Table 11
 
-Experiment = Literal["task", "language", "identities", "linear-time", "scan-speed", "throughput", "memory"]
+Experiment = Literal["task", "h3-task", "language", "identities", "linear-time", "scan-speed", "throughput", "memory"]
 
 
 @dataclass(frozen=True)
 class Config:
-    """Defaults: selective copying with two Mamba layers (Table 1). "code" is state-spaces/mamba at e9594ce."""
+    """Defaults: selective copying with two Mamba layers (Table 1). "code" is state-spaces/mamba at e9594ce, "safari"
+    HazyResearch/safari at 02220c6."""
 
-    experiment: Experiment = "task"  # Section 4.1; 4.2 (scaled); Theorem 1 and 3.3; 3.3; Figure 8 left, right; Table 15
+    experiment: Experiment = "task"  # 4.1; H3 paper; 4.2 (scaled); Theorem 1 and 3.3; 3.3; Figure 8 twice; Table 15
     dataset: str = COPYING  # generated/...; karpathy/tiny_shakespeare
-    block: Literal["mamba", "plain", "h3", "attention", "transformer"] = "mamba"  # Arch. of Table 1; Table 11
+    block: Literal["mamba", "plain", "h3", "s4d", "attention", "transformer"] = "mamba"  # Table 1; 11; s4d: H3 paper
     layer: Literal["s6", "s4-complex", "s4-real", "hyena"] = "s6"  # Layer of Table 1; Table 6
     width: int = 64  # D (E.1); Table 11's attention: 128
     layers: int = 2  # blocks (E.1)
@@ -26,17 +29,19 @@ class Config:
     selective: tuple[str, ...] = ("delta", "b", "c")  # what depends on the input (Table 7)
     init: Literal["-(n+1)", "-1/2", "random"] = "-(n+1)"  # A at the start (Section 3.6, Table 8)
     heads: int = 8  # of attention (E.1)
-    positions: Literal["none", "absolute", "rope", "xpos"] = "none"  # of attention (Table 11)
+    positions: Literal["none", "absolute", "rope", "xpos", "learned"] = "none"  # of attention (Table 11; safari)
     layer_norm: bool = False  # LayerNorm in place of RMSNorm
     tied: bool = True  # the head is the embedding (code)
     vocabulary: int = 16  # E.1; 0: the characters of the text
+    dropout: float = 0.0  # of embedded tokens and attention's weights, in the H3 paper's tasks (safari)
     length: int = 4_096  # noise and data of selective copying; tokens otherwise (Sections 4.1.1, 4.1.2)
     data_tokens: int = 16  # to be copied (Section 4.1.1)
+    train_sequences: int = 0  # read again and again (safari); 0: fresh ones at every step
     test_lengths: tuple[int, ...] = (4_096,)  # lengths that are tested
     test_sequences: int = 1_024  # fixed test sequences of each length; Table 11's numbers are multiples of 1/256
     longest: int = 0  # places of Hyena's position table (Table 11: 2^20)
     lr: float = 1e-4  # peak (E.1: selective copying 1e-4; induction heads 1e-3, others than Mamba 2e-4)
-    schedule: Literal["constant", "cosine"] = "constant"  # E.1; language: cosine to 1e-5 (E.2)
+    schedule: Literal["constant", "cosine", "linear", "from-start"] = "constant"  # E.1; to 1e-5 (E.2); safari's two
     warmup_steps: int = 0  # linear (E.2: 10 %)
     weight_decay: float = 0.0  # of matrices (E.1: none; E.2: 0.1)
     beta2: float = 0.999  # Adam's second decay (E.2: 0.95)
@@ -90,10 +95,20 @@ for _name, _row in TABLE_11.items():
 PRESETS["laptop"] = replace(_HEADS, train_steps=8_192, test_lengths=LENGTHS[:7])
 for _name in ("mha-abs", "mha-rope"):
     PRESETS[f"laptop-{_name}"] = replace(TABLE_11[_name], train_steps=8_192, test_lengths=LENGTHS[:5])
-_SMALL = replace(_HEADS, length=30, test_lengths=(30,), vocabulary=20, train_steps=2 * 8_192)  # H3 paper's task
-PRESETS["h3task-s4"] = replace(_SMALL, block="plain", layer="s4-complex", state=64, lr=5e-4)
-PRESETS["h3task-h3"] = replace(_SMALL, block="h3", layer="s4-complex", state=64, lr=5e-4)
-PRESETS["h3task-attention"] = replace(_SMALL, block="attention", positions="absolute", layer_norm=True, lr=5e-4)
+
+# ---- the H3 paper's tasks by safari's configs/experiment/synthetics; an epoch has 157 batches, the last of them 8
+_H3_TASK = Config(
+    experiment="h3-task", dataset=H3_INDUCTION, block="h3", layer="s4-complex", width=32, state=64, layer_norm=True,
+    vocabulary=20, length=30, dropout=0.1, train_sequences=5_000, test_lengths=(30,), test_sequences=500, lr=5e-4,
+    schedule="from-start", warmup_steps=40 * 157, weight_decay=0.1, batch_size=32, train_steps=400 * 157,
+)  # fmt: skip
+_RECALL = replace(
+    _H3_TASK, dataset=H3_RECALL, vocabulary=10, length=20, test_lengths=(20,), schedule="linear",
+    warmup_steps=20 * 157, train_steps=200 * 157,
+)  # fmt: skip
+for _name, _row in (("h3task", _H3_TASK), ("h3recall", _RECALL)):
+    PRESETS[f"{_name}-h3"], PRESETS[f"{_name}-s4"] = _row, replace(_row, block="s4d")
+    PRESETS[f"{_name}-attention"] = replace(_row, block="attention", heads=1, positions="learned")
 
 # ---- Tables 6 to 10 and Section 4.2, scaled to the characters of tiny-shakespeare by E.2's recipe
 _TEXT = Config(

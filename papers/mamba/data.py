@@ -1,4 +1,4 @@
-"""The two synthetic tasks of Section 4.1; a batch is a pure function of its generator."""
+"""The synthetic tasks of Section 4.1 and of the H3 paper; what is drawn is a pure function of the generator."""
 
 import hashlib
 
@@ -7,6 +7,7 @@ from torch import Generator, Tensor
 
 from common.errors import UserError
 from common.random import generator
+from papers.mamba.config import H3_INDUCTION, H3_RECALL
 
 SPECIALS = 2  # tokens of the vocabulary that are not data: the prefix and an unused one; noise and marker
 
@@ -48,12 +49,56 @@ def selective_copying(batch: int, length: int, count: int, vocabulary: int, draw
     return torch.cat([tokens, torch.full((batch, count), vocabulary - 1)], 1), target
 
 
-def fingerprint() -> str:
-    """Of what the generators draw, whatever the configuration."""
+def h3_induction(count: int, length: int, vocabulary: int, draw: Generator) -> Tensor:
+    """The H3 paper's induction heads, (count, length + 2): data, the special token, and what followed it before.
+
+    HazyResearch/safari, `generate_induction_head`, where the special token is never the last but one of the data.
+
+    Raises:
+        UserError: too short a sequence or too small a vocabulary.
+    """
+    data = vocabulary - SPECIALS
+    if length < 3 or data < 2:
+        raise UserError("induction heads need a length of 3 or more and a vocabulary of 4 or more")
+    tokens = torch.randint(data, (count, length), generator=draw)
+    place = torch.randint(length - 2, (count, 1), generator=draw)
+    target = tokens.gather(1, place + 1)
+    tokens.scatter_(1, place, data)
+    return torch.cat([tokens, torch.full_like(target, data), target], 1)
+
+
+def h3_recall(count: int, length: int, vocabulary: int, draw: Generator) -> Tensor:
+    """The H3 paper's associative recall, (count, length + 3): pairs of key and value, the special token, a key and its
+    value.
+
+    HazyResearch/safari, `generate_assoc_recall`: half of the data are keys; every sequence gives each key a value of
+    its own; the key that is asked for is drawn evenly from those present.
+
+    Raises:
+        UserError: an odd length, or too small a vocabulary.
+    """
+    keys = (vocabulary - SPECIALS) // 2
+    if length < 2 or length % 2 or keys < 2:
+        raise UserError("associative recall needs an even length and a vocabulary of 6 or more")
+    values = keys + torch.randint(vocabulary - SPECIALS - keys, (count, keys), generator=draw)
+    key = torch.randint(keys, (count, length // 2), generator=draw)
+    present = torch.zeros(count, keys).scatter_(1, key, 1.0)
+    asked = torch.multinomial(present, 1, generator=draw)
+    pairs = torch.stack([key, values.gather(1, key)], 2).flatten(1)
+    return torch.cat([pairs, torch.full_like(asked, vocabulary - SPECIALS), asked, values.gather(1, asked)], 1)
+
+
+def fingerprint(dataset: str) -> str:
+    """Of what a data set's generator draws, whatever the configuration."""
+    if dataset in H3_TASKS:
+        drawn = [H3_TASKS[dataset](8, 20, 10, generator("fingerprint"))]
+    else:
+        heads = induction_heads(4, 64, 16, generator("fingerprint"))
+        drawn = [*heads, *selective_copying(4, 64, 16, 16, generator("fingerprint"))]
     digest = hashlib.sha256()
-    for tokens, target in (
-        induction_heads(4, 64, 16, generator("fingerprint")),
-        selective_copying(4, 64, 16, 16, generator("fingerprint")),
-    ):
-        digest.update(tokens.numpy().tobytes() + target.numpy().tobytes())
+    for tokens in drawn:
+        digest.update(tokens.numpy().tobytes())
     return f"sha256:{digest.hexdigest()}"
+
+
+H3_TASKS = {H3_INDUCTION: h3_induction, H3_RECALL: h3_recall}

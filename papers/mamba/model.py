@@ -16,6 +16,7 @@ for attention all keys and values.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal, cast
 
 import torch
@@ -439,10 +440,15 @@ class Model(nn.Module):
             bound = self.d**-0.5
             self.head.weight.uniform_(-bound, bound, generator=generator)
 
+    def decay_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Two parameter groups: matrices and the embedding decay; gains, biases, and all of the state space do not."""
+        inside = ("A_log", "A_imag", "D", "B", "C", "log_step", "positions", "frequency")
+        return split(self, lambda name, p: p.ndim > 1 and name.rpartition(".")[2] not in inside, weight_decay)
 
-def decay_groups(model: Model, weight_decay: float) -> list[dict[str, Any]]:
-    """Two parameter groups: matrices and the embedding decay; gains, biases, and all of the state space do not."""
-    inside = ("A_log", "A_imag", "D", "B", "C", "log_step", "positions", "frequency")
-    plain = {id(p) for name, p in model.named_parameters() if p.ndim < 2 or name.rpartition(".")[2] in inside}
-    groups = ([p for p in model.parameters() if id(p) not in plain], [p for p in model.parameters() if id(p) in plain])
-    return [{"params": ps, "weight_decay": decay} for ps, decay in zip(groups, (weight_decay, 0.0), strict=True) if ps]
+
+def split(model: nn.Module, decays: Callable[[str, nn.Parameter], bool], weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups of what decays and of what does not, by (name, parameter)."""
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, p in model.named_parameters():
+        groups[decays(name, p)].append(p)
+    return [{"params": ps, "weight_decay": weight_decay if yes else 0.0} for yes, ps in groups.items() if ps]

@@ -10,7 +10,6 @@ from common.random import generator
 from common.speed import Case, Growth, Peer, Step, training
 from papers.mamba.audit import build
 from papers.mamba.config import PRESETS
-from papers.mamba.model import decay_groups
 
 CFG = replace(PRESETS["laptop"], rank=4)  # Table 11's net; the peers' rank of Delta is a sixteenth of the width
 WIDE = replace(PRESETS["shakespeare-mamba"], width=256, layers=2, rank=16, vocabulary=64, batch_size=4, length=512)
@@ -34,7 +33,7 @@ def ours(name: str = "induction", length: int = 0) -> Step:
     cfg = SIZES[name]
     model = build(cfg)
     model.initialise(generator(0, "start"))
-    optimizer = torch.optim.AdamW(decay_groups(model, cfg.weight_decay), lr=cfg.lr, fused=True)
+    optimizer = torch.optim.AdamW(model.decay_groups(cfg.weight_decay), lr=cfg.lr, fused=True)
     return step_of(model, optimizer, name, length or cfg.length)
 
 

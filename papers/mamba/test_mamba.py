@@ -21,7 +21,7 @@ from common.records import read
 from papers.mamba import compiled, data, scan
 from papers.mamba.audit import audit, build
 from papers.mamba.config import PRESETS, replace
-from papers.mamba.model import S4, S6, Attention, Hyena, Model, decay_groups, long_convolution
+from papers.mamba.model import S4, S6, Attention, Hyena, Model, long_convolution
 from papers.mamba.train import answers, inputs, schedule
 
 Way = Callable[..., tuple[Tensor, Tensor]]
@@ -235,7 +235,7 @@ def test_start_is_the_codes() -> None:
     assert 0.3 < float((step < 1e-2).float().mean()) < 0.7  # log-uniform
     assert float(ssm.dt_proj.weight.detach().abs().max()) <= 0.5
     assert model.head.weight is model.embedding.weight
-    decaying, plain = decay_groups(model, 0.1)
+    decaying, plain = model.decay_groups(0.1)
     assert decaying["weight_decay"] == 0.1
     assert any(p is ssm.A_log for p in plain["params"])
     assert any(p is model.embedding.weight for p in decaying["params"])

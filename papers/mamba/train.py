@@ -15,48 +15,60 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.cost import now, parameters, slope
+from common.data.batches import Batches
 from common.data.text import Windows, load_characters
 from common.errors import UserError
 from common.fit import fit
-from common.optim import warmup_cosine
+from common.optim import half_cosine, warmup_cosine
 from common.metrics import mean_over
-from common.random import generator
+from common.random import generator, integer
 from common.run import Run
 from papers.mamba import data, scan
-from papers.mamba.audit import build
+from papers.mamba.audit import build, small_lm
 from papers.mamba.config import INDUCTION, Config
-from papers.mamba.model import Model, decay_groups
+from papers.mamba.h3 import SmallLM
+from papers.mamba.model import Model
 
 SEEDS = "single"  # one seed after the other; processes share each batch
 PIECE, TOKENS = 2**14, 2**16  # tokens read at a time from one sequence; and from all that are tested together
 LR_END = 1e-5  # of the cosine (E.2)
+LR_START, LR_FLOOR = 1e-6, 0.1  # of safari's cosine: where the warm-up begins, and the share of lr it ends at
 
 
 def train(cfg: Config, run: Run) -> None:
     """Carry out the experiment a configuration names."""
-    {"task": task, "language": language, "identities": identities}.get(cfg.experiment, cost)(cfg, run)
+    {"task": task, "h3-task": h3_task, "language": language, "identities": identities}.get(cfg.experiment, cost)(
+        cfg, run
+    )
 
 
 def schedule(cfg: Config) -> Callable[[int], float]:
-    """Multiplier of lr at a step (E.2)."""
-    cosine = warmup_cosine(cfg.warmup_steps, cfg.train_steps, LR_END / cfg.lr)
+    """Multiplier of lr at a step (E.2; safari, whose cosine runs from step 0 and is looked at after the warm-up)."""
+    warm, steps = cfg.warmup_steps, cfg.train_steps
+    if cfg.schedule == "linear":
+        return lambda step: step / warm if step < warm else (steps - step) / (steps - warm)
+    if cfg.schedule == "from-start":
+        start = LR_START / cfg.lr
+        return lambda step: start + (1 - start) * step / warm if step < warm else half_cosine(step, steps, LR_FLOOR)
+    cosine = warmup_cosine(warm, steps, LR_END / cfg.lr)
     return cosine if cfg.schedule == "cosine" else lambda step: cosine(step) if step < cfg.warmup_steps else 1.0
 
 
 def trained(
     cfg: Config,
     run: Run,
-    model: Model,
+    model: Model | SmallLM,
     batch: Callable[[int], tuple[Tensor, Tensor]],
     said: Callable[[Tensor, Tensor], dict[str, Tensor]],
 ) -> None:
     """Train in place; the loss is that of the last positions, as many as there are targets."""
     model.initialise(generator(run.seeds[0], "start"))
     model.to(run.device)
-    groups = decay_groups(model, cfg.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=cfg.lr, betas=(0.9, cfg.beta2), fused=True)
+    optimizer = torch.optim.AdamW(model.decay_groups(cfg.weight_decay), lr=cfg.lr, betas=(0.9, cfg.beta2), fused=True)
 
     def loss(net: torch.nn.Module, xy: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        if cfg.dropout:
+            torch.manual_seed(integer(run.seeds[0], "dropout", step, run.accelerator.process_index))
         logits = net(xy[0], last=xy[1].shape[1])
         value = F.cross_entropy(logits.flatten(0, 1).float(), xy[1].flatten())
         return value, {"train_loss": value, **said(logits, xy[1])}
@@ -73,7 +85,7 @@ def trained(
 
 def task(cfg: Config, run: Run) -> None:
     """Fresh batches at every step; accuracy over fixed test sequences of every length."""
-    run.read(cfg.dataset, data.fingerprint())
+    run.read(cfg.dataset, data.fingerprint(cfg.dataset))
     seed = run.seeds[0]
     if min(cfg.test_lengths) < 3 or (cfg.layer == "hyena" and cfg.block not in ("attention", "transformer")
                                      and cfg.longest < max(cfg.test_lengths)):  # fmt: skip
@@ -122,6 +134,35 @@ def answers(model: Model, tokens: Tensor, last: int, piece: int = PIECE) -> Tens
     for first in range(0, length - last, piece):
         _, states = model.read(tokens[:, first : min(first + piece, length - last)], states)
     return model.read(tokens[:, length - last :], states, last)[0]
+
+
+# ---- the H3 paper's small tasks
+
+
+def h3_task(cfg: Config, run: Run) -> None:
+    """The same sequences again and again, every token a target; accuracy on the last token of others, once."""
+    if cfg.dataset not in data.H3_TASKS:
+        raise UserError(f"--dataset is {' or '.join(data.H3_TASKS)} with --experiment h3-task, not {cfg.dataset}")
+    run.read(cfg.dataset, data.fingerprint(cfg.dataset))
+    seed = run.seeds[0]
+
+    def drawn(n: int, use: str) -> Tensor:
+        return data.H3_TASKS[cfg.dataset](n, cfg.length, cfg.vocabulary, generator(seed, use)).to(run.device)
+
+    text, held = drawn(cfg.train_sequences, "train"), drawn(cfg.test_sequences, "test")
+    batches = Batches(len(text), cfg.batch_size, [seed], run.device, drop_last=False)
+
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        rows = text[run.share(batches.index(step)[0])]
+        return rows[:, :-1], rows[:, 1:]
+
+    def hits(logits: Tensor, target: Tensor) -> Tensor:
+        return 100 * (logits[:, -1].argmax(-1) == target[:, -1]).float()
+
+    model = small_lm(cfg)
+    trained(cfg, run, model, batch, lambda logits, y: {"train_accuracy": hits(logits.detach(), y).mean()})
+    right = mean_over(run, len(held), 100, lambda part: hits(model(held[part, :-1], last=1), held[part, 1:]))
+    run.finish([{"accuracy": right.item(), "parameters": float(parameters(model))}])
 
 
 # ---- Section 4.2, scaled
