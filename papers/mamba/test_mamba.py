@@ -19,8 +19,9 @@ from common.paths import ROOT
 from common.random import generator
 from common.records import read
 from papers.mamba import compiled, data, scan
-from papers.mamba.audit import audit, build
+from papers.mamba.audit import audit, build, small_lm
 from papers.mamba.config import PRESETS, replace
+from papers.mamba.h3 import SmallLM
 from papers.mamba.model import S4, S6, Attention, Hyena, Model, long_convolution
 from papers.mamba.train import answers, inputs, schedule
 
@@ -410,7 +411,11 @@ def test_cosine_ends_where_it_should() -> None:
 def test_presets_are_the_tables() -> None:
     for name, preset in PRESETS.items():
         with torch.device("meta"):  # every network can be built
-            model = build(replace(preset, longest=min(preset.longest, 300)), preset.vocabulary or 65)
+            model: Model | SmallLM
+            if preset.experiment == "h3-task":
+                model = small_lm(preset)
+            else:
+                model = build(replace(preset, longest=min(preset.longest, 300)), preset.vocabulary or 65)
         assert len(model.layers) == preset.layers, name
     steps = {name: PRESETS[f"table11-{name}"].train_steps for name in ("mamba", "mha-abs", "mha-rope", "h3")}
     assert steps == {"mamba": 204_800, "mha-abs": 204_800, "mha-rope": 409_600, "h3": 81_920}
@@ -430,6 +435,8 @@ def test_presets_are_the_tables() -> None:
          {"tokens_per_second/2"}),
         ("scaled-delta", ["--dataset", "synthetic/text", "--train-steps", "3", "--width", "16", "--length", "64"],
          {"val_loss", "parameters"}),
+        ("h3recall-attention", ["--train-steps", "3", "--warmup-steps", "1", "--train-sequences", "40"],
+         {"accuracy", "parameters"}),
         ("laptop-copy-mamba-hyena", ["--train-steps", "2", "--test-sequences", "8"], {"accuracy", "accuracy/64"}),
     ],
 )  # fmt: skip

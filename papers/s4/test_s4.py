@@ -21,6 +21,7 @@ from papers.s4.kernel import (
     DiagonalKernel,
     S4Kernel,
     cauchy,
+    clipped,
     legs,
     legs_eigenvectors,
     nplr,
@@ -74,6 +75,25 @@ def test_legs_is_normal_plus_rank_one() -> None:
     assert (v.conj().T @ v - torch.eye(32)).abs().max() < 1e-12
     assert lam.imag.min() > 0
     assert torch.equal(lam.real, torch.full_like(lam.real, -0.5))
+
+
+def test_the_codes_clipped_b_is_that_of_lapacks_basis() -> None:
+    a, b = legs(64)
+    root = b / math.sqrt(2)
+    _, v = torch.linalg.eigh((a + torch.outer(root, root)) * -1j)
+    v = v[:, 32:]
+    expected = (v.conj().T @ root.to(v)), (v.conj().T @ b.to(v))
+    p, clip = clipped(64)
+    sign = torch.sign((p / expected[0]).real)  # an eigenvector's sign is nobody's
+    torch.testing.assert_close(p, sign * expected[0], rtol=1e-8, atol=1e-8)
+    want = sign * torch.complex(expected[1].real, expected[1].imag.clamp(-2, 2))
+    torch.testing.assert_close(clip, want, rtol=1e-8, atol=1e-8)
+    assert float(expected[1].abs().max()) > 40
+    assert float(clip.abs().max()) < 2.1
+    kernel = S4Kernel(2, 64, 50, init="legs-clipped")
+    kernel.initialise(generator(0))
+    assert kernel.b is not None
+    torch.testing.assert_close(torch.view_as_complex(kernel.b.detach())[0], clip.to(torch.complex64))
 
 
 def test_legs_has_the_entries_of_equation_2() -> None:
