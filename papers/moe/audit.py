@@ -17,6 +17,7 @@ from common.cost import learned
 from common.errors import UserError
 from common.random import generator
 from papers.moe.config import PRESETS, TABLE_7, TABLE_8, Config
+from papers.moe.makemoe import Transformer
 from papers.moe.model import Experts, LanguageModel, MoE
 from papers.moe.routing import Batchwise, Draws, Gate, Hierarchical, NoisyTopK, Switch, top_k
 
@@ -62,6 +63,21 @@ def build(cfg: Config, vocabulary: int) -> LanguageModel:
     """The language model of a configuration, on the current device, not initialised."""
     middle: Any = build_moe(cfg) if cfg.middle == "moe" else cfg.middle
     return LanguageModel(vocabulary, cfg.width, cfg.lstm_units, middle, cfg.dropout, cfg.squashed)
+
+
+def build_makemoe(cfg: Config, vocabulary: int) -> Transformer:
+    """makeMoE's Transformer, on the current device, not initialised.
+
+    Raises:
+        UserError: sizes that do not fit together.
+    """
+    build_moe(cfg)
+    if cfg.width % cfg.heads or len(cfg.expert_units) != 1:
+        raise UserError(f"{cfg.heads} heads must divide the width {cfg.width}, and an expert has one hidden layer")
+    return Transformer(
+        vocabulary, cfg.length, cfg.width, cfg.heads, cfg.layers, cfg.expert_units[0], cfg.experts, cfg.active,
+        cfg.dropout,
+    )  # fmt: skip
 
 
 def grouped_flops(x: Any, weight: Any, *_: Any, **__: Any) -> int:
@@ -150,6 +166,7 @@ def audit(data_dir: Path | None) -> tuple[dict[str, float], dict[str, str]]:
     with torch.device("meta"):
         counts["expert_millions/language"] = learned(Experts(1, (512, 1024, 512))) / 1e6
         counts["expert_millions/translation"] = learned(Experts(1, (512, 2048, 512))) / 1e6
+        counts["millions/makemoe"] = learned(build_makemoe(PRESETS["makemoe"], 65)) / 1e6
     for name, sizes in SWITCHES.items():
         counts[f"billions/{name}"] = t5_parameters(*sizes) / 1e9
     return counts | identities(), {}

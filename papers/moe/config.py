@@ -1,4 +1,4 @@
-"""The paper's language models (Tables 6, 7 and 8), Switch routing, and protocols small enough for two cores."""
+"""The language models of Tables 6, 7 and 8, Switch routing, makeMoE, and protocols small enough for two cores."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -12,11 +12,13 @@ GAUSSIAN, TIMED = "generated/gaussian-regression", "generated/timing"
 class Config:
     """Defaults: MoE-256 on the 1 Billion Word benchmark (Appendix C.1, Table 7)."""
 
-    experiment: Literal["language", "regression", "timing"] = "language"  # C.1; the layer alone; time per token
+    experiment: Literal["language", "makemoe", "regression", "timing"] = "language"  # C.1; makeMoE; the layer; time
     dataset: str = LM1B  # data set id (Section 5.1)
     unit: Literal["word", "character"] = "word"  # what a token is
     min_count: int = 3  # rarer words are <unk>: 793,471 words stay (Section 5.1)
     width: int = 512  # d of embedding and MoE (C.1)
+    heads: int = 8  # of makeMoE's Transformer (makeMoE_from_Scratch.ipynb at 0d68228)
+    layers: int = 8  # its blocks (same)
     lstm_units: int = 512  # projected to d where they differ (C.1, C.2)
     middle: Literal["moe", "lstm", "none"] = "moe"  # between the LSTMs: MoE; two LSTMs; nothing, one LSTM (C.1)
     gating: Literal["noisy-top-k", "batchwise", "switch"] = "noisy-top-k"  # Section 2.1; Appendix F; Switch Section 2
@@ -81,7 +83,7 @@ SWITCH: dict[str, object] = {
     "gating": "switch", "active": 1, "squashed": False, "w_importance": 0.0, "w_load": 0.0, "init_scale": 0.1,
 }  # fmt: skip
 
-# Section 5 of the dossier of published small protocols has none: ours, words of WikiText-2
+# ours: words of WikiText-2
 _WIKI = Config(
     dataset=WIKITEXT, min_count=1, width=256, lstm_units=256, expert_units=(512,), experts=64, dropout=0.5,
     warmup_steps=200, batch_size=32, length=70, steps=9_300, measured_batch_size=1_071, softmax_samples=0,
@@ -119,6 +121,11 @@ def _presets() -> dict[str, Config]:
         presets[f"laptop-switch-8-{name}"] = replace(switch, exploration=name)  # type: ignore[arg-type]
     presets["laptop-hierarchical"] = replace(_LAPTOP, groups=8, active=2)
     presets["laptop-batchwise"] = replace(_LAPTOP, gating="batchwise", w_importance=0.01, w_load=0.01)  # Appendix E, F
+    presets["makemoe"] = Config(  # makeMoE_from_Scratch.ipynb; its last loss is printed before the last update
+        experiment="makemoe", dataset=SHAKESPEARE, unit="character", min_count=1, width=128, experts=8, active=2,
+        expert_units=(512,), squashed=False, w_importance=0.0, w_load=0.0, warmup_steps=0, batch_size=16, length=32,
+        steps=4_999, measured_batch_size=6_400, softmax_samples=0,
+    )  # fmt: skip
     presets["timing"] = replace(
         _LAPTOP, experiment="timing", dataset=TIMED, width=128, expert_units=(256,), batch_size=8192, length=1, steps=5,
         timed_experts=(4, 16, 64, 256),

@@ -88,17 +88,19 @@ class Link:
 
 
 class Experts(nn.Module):
-    """n feed-forward networks with ReLU between their layers and no biases.
+    """n feed-forward networks with ReLU between their layers.
 
     Args:
         widths: input, hidden layers, output.
         held: how many of the experts this process holds; all if None.
+        bias: makeMoE's have biases; the paper's have none, and only those can be shared out among processes.
     """
 
-    def __init__(self, n: int, widths: Sequence[int], held: int | None = None) -> None:
+    def __init__(self, n: int, widths: Sequence[int], held: int | None = None, bias: bool = False) -> None:
         super().__init__()
         self.n = n
         self.weights = nn.ParameterList(torch.empty(held or n, a, b) for a, b in pairwise(widths))
+        self.biases = nn.ParameterList(torch.empty(n, b) for b in widths[1:] if bias)
         self.link: Link | None = None
 
     @torch.no_grad()
@@ -114,7 +116,7 @@ class Experts(nn.Module):
         """(r, d) -> (r, d): the rows of each expert through it."""
         link = self.link
         if link is None:
-            return self.through(rows, count, list(self.weights))
+            return self.through(rows, count, list(self.weights), list(self.biases))
         own = self.n // link.world
         arriving = link.counts(count)  # (world, own)
         send, receive = count.view(link.world, own).sum(1).tolist(), arriving.sum(1).tolist()
@@ -128,10 +130,15 @@ class Experts(nn.Module):
         return link.exchange(rows, receive, send)
 
     @staticmethod
-    def through(rows: Tensor, count: Tensor, weights: Sequence[Tensor]) -> Tensor:
-        for weight in weights[:-1]:
-            rows = grouped(rows, weight, count).relu_()  # its backward needs the result alone
-        return grouped(rows, weights[-1], count)
+    def through(rows: Tensor, count: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor] = ()) -> Tensor:
+        expert = torch.arange(len(count), device=count.device).repeat_interleave(count) if biases else None
+        for i, weight in enumerate(weights):
+            rows = grouped(rows, weight, count)
+            if expert is not None:
+                rows = rows + biases[i].index_select(0, expert)
+            if i < len(weights) - 1:
+                rows = rows.relu_()  # its backward needs the result alone
+        return rows
 
 
 LARGE = 2**18  # numbers in an expert's matrix; from here on a turn for each expert costs nothing beside its products
@@ -172,11 +179,15 @@ class ByExperts(torch.autograd.Function):
 
 
 class MoE(nn.Module):
-    """y = sum_i G(x)_i E_i(x) (Eq. 1); with one expert and no gate, y = E_0(x)."""
+    """y = sum_i G(x)_i E_i(x) (Eq. 1); with one expert and no gate, y = E_0(x).
 
-    def __init__(self, gate: Gate | None, experts: Experts) -> None:
+    Args:
+        dropout: of each expert's output, in training (makeMoE).
+    """
+
+    def __init__(self, gate: Gate | None, experts: Experts, dropout: float = 0.0) -> None:
         super().__init__()
-        self.gate, self.experts = gate, experts
+        self.gate, self.experts, self.dropout = gate, experts, dropout
 
     def initialise(self, draw: torch.Generator, scale: float | None = None) -> None:
         if self.gate is not None:
@@ -203,10 +214,15 @@ class MoE(nn.Module):
             routing = self.gate(x.to(weight.dtype), draws)
         weights = self.experts.weights
         here = x.device.type == "cpu" and self.experts.link is None
-        if here and len(weights) == 2 and weights[0][0].numel() >= LARGE:
+        plain_experts = len(weights) == 2 and not self.dropout and not self.experts.biases
+        if here and plain_experts and weights[0][0].numel() >= LARGE:
             inputs = (v.to(computed_in("cpu") or x.dtype) for v in (x, routing.gate, *weights))
             return ByExperts.apply(*inputs, routing.token, routing.taken), routing
         rows = self.experts(x.index_select(0, routing.token), routing.taken)
+        if self.training and self.dropout and draws is not None:
+            # drawn token by token, so that sharing a batch out among processes changes nothing
+            place = routing.token.argsort(stable=True).argsort()
+            rows = rows * ((draws.uniform(*rows.shape) >= self.dropout) * (1 / (1 - self.dropout)))[place]
         rows = rows * routing.gate.to(rows.dtype)[:, None]
         return torch.zeros_like(x, dtype=rows.dtype).index_add(0, routing.token, rows), routing
 

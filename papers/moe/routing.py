@@ -120,17 +120,22 @@ class Gate(nn.Module):
 
 
 class NoisyTopK(Gate):
-    """Noisy top-k gating with the smooth estimate of the load (Section 2.1, Appendix A)."""
+    """Noisy top-k gating with the smooth estimate of the load (Section 2.1, Appendix A); biases as in makeMoE."""
 
-    def __init__(self, d: int, n: int, k: int) -> None:
+    def __init__(self, d: int, n: int, k: int, bias: bool = False) -> None:
         super().__init__(n)
         self.k = k
         self.w_gate, self.w_noise = nn.Parameter(torch.empty(d, n)), nn.Parameter(torch.empty(d, n))
+        self.b_gate = nn.Parameter(torch.empty(n)) if bias else None
+        self.b_noise = nn.Parameter(torch.empty(n)) if bias else None
 
     def chosen(self, x: Tensor, draws: Draws | None) -> tuple[Tensor, Tensor, Tensor]:
         """As `top_k`."""
         normal = None if draws is None else draws.normal(len(x), self.n)
-        return top_k(x @ self.w_gate, F.softplus(x @ self.w_noise), normal, self.k)
+        clean, spread = x @ self.w_gate, x @ self.w_noise
+        if self.b_gate is not None and self.b_noise is not None:
+            clean, spread = clean + self.b_gate, spread + self.b_noise
+        return top_k(clean, F.softplus(spread), normal, self.k)
 
     def forward(self, x: Tensor, draws: Draws | None) -> Routing:
         chosen, gate, p = self.chosen(x, draws)

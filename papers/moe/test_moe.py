@@ -17,8 +17,9 @@ from common.cli import launch
 from common.errors import UserError
 from common.random import generator
 from papers.moe import data, timing
-from papers.moe.audit import audit, build, build_moe, cv
+from papers.moe.audit import audit, build, build_makemoe, build_moe, cv
 from papers.moe.config import PRESETS
+from papers.moe.makemoe import Block
 from papers.moe.model import ByExperts, Experts, LanguageModel, Link, MoE, sampled_cross_entropy
 from papers.moe.routing import Batchwise, Draws, Gate, Hierarchical, NoisyTopK, Switch, cv_squared, top_k
 
@@ -398,6 +399,7 @@ def test_sizes_that_do_not_fit_are_refused(change: dict[str, Any], message: str)
         ["--preset", "smoke", "--groups", "0", "--active", "4", "--gating", "batchwise"],
         ["--preset", "smoke", "--groups", "0", "--active", "1", "--gating", "switch", "--softmax-samples", "8"],
         ["--preset", "smoke", "--middle", "lstm"],
+        ["--preset", "makemoe", "--dataset", "synthetic/text", "--steps", "2", "--layers", "1"],
     ],
 )
 def test_every_experiment_and_gate_runs(arguments: list[str], tmp_path: Path) -> None:
@@ -413,6 +415,43 @@ def test_every_experiment_and_gate_runs(arguments: list[str], tmp_path: Path) ->
     elif record.config["gating"] == "batchwise":
         assert record.metrics["max_over_mean_count"] == 1
     assert all(math.isfinite(value) for value in record.metrics.values() if value is not None)
+
+
+def test_makemoe_is_the_loop_over_experts_with_masks() -> None:
+    """Attention head by head, experts one by one, the gate's noise in the evaluation too."""
+    small = replace(PRESETS["makemoe"], width=16, heads=2, layers=2, experts=4, expert_units=(32,), length=8)
+    model = build_makemoe(small, 11)
+    model.initialise(generator("makemoe"))
+    model.eval()
+    words, following = torch.randint(11, (2, 3, 8), generator=generator("words"))
+    x, draws = model.embedding(words) + model.places.weight, Draws("eval")
+    for layer in model.layers:
+        assert isinstance(layer, Block)
+        h, heads = layer.norm1(x), []
+        for i in (0, 1):
+            q, k, v = (part[..., 8 * i : 8 * i + 8] for part in layer.attention.qkv(h).chunk(3, -1))
+            scores = q @ k.mT / 4  # the root of the width, 16
+            heads.append(scores.masked_fill(torch.ones(8, 8).tril() == 0, -torch.inf).softmax(-1) @ v)
+        x = x + layer.attention.proj(torch.cat(heads, -1))
+        h, gate, experts = layer.norm2(x).flatten(0, 1), layer.moe.gate, layer.moe.experts
+        assert isinstance(gate, NoisyTopK)
+        assert gate.b_gate is not None
+        assert gate.b_noise is not None
+        noisy = h @ gate.w_gate + gate.b_gate
+        noisy = noisy + draws.normal(len(h), 4) * F.softplus(h @ gate.w_noise + gate.b_noise)
+        kept = noisy >= noisy.topk(2).values[:, 1:]
+        weight = noisy.masked_fill(~kept, -torch.inf).softmax(-1)
+        y = torch.zeros_like(h)
+        for e in range(4):
+            (w1, w2), (b1, b2) = ([p[e] for p in params] for params in (experts.weights, experts.biases))
+            y = y + weight[:, e : e + 1] * ((h @ w1 + b1).relu() @ w2 + b2)
+        x = x + y.view_as(x)
+    expected = F.cross_entropy(model.softmax(model.norm(x)).mT, following, reduction="none")
+    torch.testing.assert_close(model(words, following, Draws("eval")), expected, rtol=1e-4, atol=1e-5)
+    model.train()
+    a, b, again = (model(words, following, Draws("dropout", i)) for i in (0, 1, 0))
+    assert torch.equal(a, again)
+    assert not torch.equal(a, b)
 
 
 def test_training_learns_the_text(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from common.metrics import mean_over
 from common.random import generator
 from common.run import Run
 from papers.moe import data, timing
-from papers.moe.audit import build, build_moe, cv
+from papers.moe.audit import build, build_makemoe, build_moe, cv
 from papers.moe.config import Config
 from papers.moe.model import Link, MoE
 from papers.moe.routing import Draws, Routing, cv_squared
@@ -33,7 +33,9 @@ LOGITS = 2**28  # at most so many at once in the evaluation
 
 def train(cfg: Config, run: Run) -> None:
     """Carry out the experiment a configuration names."""
-    {"language": language, "regression": regression, "timing": time_layers}[cfg.experiment](cfg, run)
+    {"language": language, "makemoe": makemoe, "regression": regression, "timing": time_layers}[cfg.experiment](
+        cfg, run
+    )
 
 
 def schedule(cfg: Config, step: int) -> float:
@@ -138,6 +140,38 @@ def language(cfg: Config, run: Run) -> None:
                 assert routing is not None
                 routed.append(routing)
             metrics |= use_of_experts(routed, pairs(cfg) * size * cfg.length, prefix)
+    run.finish([metrics])
+
+
+def makemoe(cfg: Config, run: Run) -> None:
+    """makeMoE's Transformer; at the end the losses of random windows of both parts of the text, with gate noise."""
+    if cfg.unit != "character":
+        raise UserError("makeMoE reads characters: leave --unit character with --experiment makemoe")
+    seed, device = run.seeds[0], run.device
+    corpus = data.characters(cfg.dataset, run.data_dir)
+    run.read(cfg.dataset, corpus.fingerprint)
+    model = build_makemoe(cfg, corpus.vocabulary)
+    model.initialise(generator(seed, "weights"))
+    model.to(device)
+
+    def loss(wrapped: nn.Module, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        nll = wrapped(*batch, Draws(seed, "noise", step, device=device, part=run.part)).mean()
+        return nll, {"train_loss": nll}
+
+    batches = Windows(corpus.train.to(device), cfg.length, cfg.batch_size, seed, run.share)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.lr, fused=True)  # its decay of 0.01 is torch's (code)
+    fit(run, model, optimizer, batches, loss, cfg.steps, log_every=max(1, cfg.steps // 50))
+
+    model.eval()
+    metrics = {}
+    for part, text in (("train", corpus.train), ("val", corpus.test)):
+        windows = Windows(text.to(device), cfg.length, cfg.batch_size, seed, purpose=f"{part} measured")
+
+        def nll(chosen: slice, windows: Windows = windows, part: str = part) -> Tensor:
+            draws = Draws(seed, part, "measured", chosen.start, device=device)
+            return model(*windows(chosen.start), draws).mean()[None]
+
+        metrics[f"{part}_loss"] = float(mean_over(run, cfg.measured_batch_size // cfg.batch_size, 1, nll))
     run.finish([metrics])
 
 
