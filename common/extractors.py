@@ -35,6 +35,7 @@ from common.optim import warmup_cosine
 from common.paths import LEADERBOARDS, RUNS
 from common.random import generator
 from common.run import Run
+from common.threads import on_threads
 
 JUDGES = LEADERBOARDS / "judges"  # records of classifiers: no paper's, so they stand apart
 INCEPTION = "hngan/webui-models"  # a Hub repository with NVIDIA's TorchScript copy of the network FID is defined by
@@ -141,9 +142,8 @@ def classifier(
 def train(model: Classifier, recipe: Recipe, data: images.Images, name: str, home: Path) -> None:
     """Train it, and leave weights and a record below `home`."""
     print(f"training {name}, once on this machine ...", file=sys.stderr, flush=True)
-    started, begun, threads = datetime.now(UTC), time.monotonic(), torch.get_num_threads()
-    torch.set_num_threads(1)  # so that the weights do not depend on it
-    try:
+    started, begun = datetime.now(UTC), time.monotonic()
+    with on_threads(1):  # so that the weights do not depend on it
         model.initialise(recipe.seed)
         model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         batches = ImageBatches(
@@ -190,8 +190,6 @@ def train(model: Classifier, recipe: Recipe, data: images.Images, name: str, hom
         )
         records.keep(record, home / "records", home)
         checkpoint.save(home, steps, {"model": model, "error": torch.tensor(error)}, seconds)
-    finally:
-        torch.set_num_threads(threads)
 
 
 class Inception:

@@ -1,11 +1,23 @@
-"""Compiled work, which lets go of the interpreter, on as many threads as torch uses."""
+"""How many threads torch uses, and compiled work, which lets go of the interpreter, on as many."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import torch
+
+
+@contextmanager
+def on_threads(n: int) -> Iterator[None]:
+    """torch on n threads inside, on as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @cache

@@ -15,6 +15,7 @@ from torch import Tensor
 from common import checkpoint, extractors, judging, records
 from common.errors import UserError
 from common.pictures import over_time, save, sheet
+from common.threads import on_threads
 
 ALONE = SimpleNamespace(part=(0, 1))
 
@@ -193,11 +194,9 @@ def test_the_classifier_is_trained_once_and_again_to_the_same_bits(tmp_path: Pat
     read: dict[str, str] = {}
     first = extractors.classifier(run_like(read), "synthetic/16x16x1", tmp_path / "a")  # type: ignore[arg-type]
     again = extractors.classifier(run_like(read), "synthetic/16x16x1", tmp_path / "a")  # type: ignore[arg-type]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    anew = extractors.classifier(run_like(read), "synthetic/16x16x1", tmp_path / "b")  # type: ignore[arg-type]
-    assert torch.get_num_threads() == 2
-    torch.set_num_threads(threads)
+    with on_threads(2):
+        anew = extractors.classifier(run_like(read), "synthetic/16x16x1", tmp_path / "b")  # type: ignore[arg-type]
+        assert torch.get_num_threads() == 2
     other = extractors.classifier(run_like(read), "synthetic/20x20x1", tmp_path / "a")  # type: ignore[arg-type]
     assert trainings == [first.name, first.name, other.name]
     assert first.fingerprint == again.fingerprint == anew.fingerprint != other.fingerprint

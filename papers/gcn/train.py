@@ -18,6 +18,7 @@ from torch import Tensor
 from common.cost import now, slope
 from common.random import integer
 from common.run import Run
+from common.threads import on_threads
 from papers.gcn import data
 from papers.gcn.config import Config
 from papers.gcn.model import GCN, accuracy, cross_entropy
@@ -28,13 +29,9 @@ SEEDS = "sharded"
 
 def train(cfg: Config, run: Run) -> None:
     """Carry out the experiment a configuration names."""
-    threads = torch.get_num_threads()
-    if cfg.experiment != "timing":  # a second thread gains 10 % on idle cores, and loses tenfold on busy ones
-        torch.set_num_threads(1)
-    try:
+    # a second thread gains 10 % on idle cores, and loses tenfold on busy ones
+    with on_threads(torch.get_num_threads() if cfg.experiment == "timing" else 1):
         {"classification": classify, "karate": karate, "timing": time_epochs}[cfg.experiment](cfg, run)
-    finally:
-        torch.set_num_threads(threads)
 
 
 class Part:

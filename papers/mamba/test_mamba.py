@@ -18,6 +18,7 @@ from common.errors import UserError
 from common.paths import ROOT
 from common.random import generator
 from common.records import read
+from common.threads import on_threads
 from papers.mamba import compiled, data, scan
 from papers.mamba.audit import audit, build, small_lm
 from papers.mamba.config import PRESETS, replace
@@ -91,12 +92,9 @@ def test_chunked_scan_is_the_loop(
 def test_compiled_scan_is_the_loop(shape: tuple[int, int, int, int]) -> None:
     assert max(errors(scan.selective_scan, shape, torch.float32)) < 3e-6
     one = given(*shape, dtype=torch.float32)
-    alone, threads = scan.selective_scan(*one)[0], torch.get_num_threads()
-    torch.set_num_threads(2)  # threads share the work, not the sums
-    try:
+    alone = scan.selective_scan(*one)[0]
+    with on_threads(2):  # threads share the work, not the sums
         assert torch.equal(scan.selective_scan(*one)[0], alone)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def test_a_diverged_run_shows_it() -> None:

@@ -12,6 +12,7 @@ import torch
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from common.random import generator
+from common.threads import on_threads
 from papers.vae.audit import audit
 from papers.vae.config import PRESETS, Config
 from papers.vae.data import Source, binary
@@ -295,12 +296,8 @@ def test_a_seed_alone_is_the_seed_in_company(objective: str) -> None:
             optimizer.step()
         return torch.cat([net.weights[0][seeds.index(7)].flatten() for net in model.networks])
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with on_threads(1):
         assert torch.equal(trained([7]), trained([3, 7, 5]))
-    finally:
-        torch.set_num_threads(threads)
 
 
 def test_binary_draws_have_the_grey_level_as_probability() -> None:

@@ -15,6 +15,7 @@ from common.cli import launch
 from common.data.augment import PerSample, boxes
 from common.errors import UserError
 from common.records import read
+from common.threads import on_threads
 from papers.vit import analysis, weights
 from papers.vit.audit import audit, build
 from papers.vit.augment import OP, Augment, AutoAugment, RandAugment, apply, mixing, resized
@@ -164,12 +165,8 @@ def test_gelu_with_its_derivative_is_gelu() -> None:
     (slope,), (slope_expected,) = torch.autograd.grad(y, x, dy), torch.autograd.grad(expected, true, dy.double())
     torch.testing.assert_close(slope.double(), slope_expected, rtol=1e-5, atol=1e-5)
     assert gelu(torch.tensor([math.nan]), "tanh").isnan().all()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
+    with on_threads(3):
         assert torch.equal(gelu(x, "tanh"), y)
-    finally:
-        torch.set_num_threads(threads)
     assert torch.equal(gelu(wide.double(), "tanh"), expected)
 
 
