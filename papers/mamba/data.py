@@ -12,6 +12,17 @@ from papers.mamba.config import H3_INDUCTION, H3_RECALL
 SPECIALS = 2  # tokens of the vocabulary that are not data: the prefix and an unused one; noise and marker
 
 
+def _marked(batch: int, length: int, vocabulary: int, draw: Generator) -> tuple[Tensor, Tensor]:
+    """Data drawn evenly with one special token somewhere among them, (b, l), and what followed it, (b, 1)."""
+    data = vocabulary - SPECIALS
+    if length < 3 or data < 2:
+        raise UserError("induction heads need a length of 3 or more and a vocabulary of 4 or more")
+    tokens = torch.randint(data, (batch, length), generator=draw)
+    place = torch.randint(length - 2, (batch, 1), generator=draw)
+    target = tokens.gather(1, place + 1)
+    return tokens.scatter_(1, place, data), target
+
+
 def induction_heads(batch: int, length: int, vocabulary: int, draw: Generator) -> tuple[Tensor, Tensor]:
     """Tokens (b, l) and, for the last position, the token to be remembered (b, 1).
 
@@ -21,14 +32,8 @@ def induction_heads(batch: int, length: int, vocabulary: int, draw: Generator) -
     Raises:
         UserError: too short a sequence or too small a vocabulary.
     """
-    data = vocabulary - SPECIALS
-    if length < 3 or data < 2:
-        raise UserError("induction heads need a length of 3 or more and a vocabulary of 4 or more")
-    tokens = torch.randint(data, (batch, length), generator=draw)
-    place = torch.randint(length - 2, (batch, 1), generator=draw)
-    target = tokens.gather(1, place + 1)
-    tokens.scatter_(1, place, data)
-    tokens[:, -1] = data
+    tokens, target = _marked(batch, length, vocabulary, draw)
+    tokens[:, -1] = vocabulary - SPECIALS
     return tokens, target
 
 
@@ -57,14 +62,8 @@ def h3_induction(count: int, length: int, vocabulary: int, draw: Generator) -> T
     Raises:
         UserError: too short a sequence or too small a vocabulary.
     """
-    data = vocabulary - SPECIALS
-    if length < 3 or data < 2:
-        raise UserError("induction heads need a length of 3 or more and a vocabulary of 4 or more")
-    tokens = torch.randint(data, (count, length), generator=draw)
-    place = torch.randint(length - 2, (count, 1), generator=draw)
-    target = tokens.gather(1, place + 1)
-    tokens.scatter_(1, place, data)
-    return torch.cat([tokens, torch.full_like(target, data), target], 1)
+    tokens, target = _marked(count, length, vocabulary, draw)
+    return torch.cat([tokens, torch.full_like(target, vocabulary - SPECIALS), target], 1)
 
 
 def h3_recall(count: int, length: int, vocabulary: int, draw: Generator) -> Tensor:
