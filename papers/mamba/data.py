@@ -7,7 +7,6 @@ from torch import Generator, Tensor
 
 from common.errors import UserError
 from common.random import generator
-from papers.mamba.config import H3_INDUCTION, H3_RECALL
 
 SPECIALS = 2  # tokens of the vocabulary that are not data: the prefix and an unused one; noise and marker
 
@@ -100,4 +99,4 @@ def fingerprint(dataset: str) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-H3_TASKS = {H3_INDUCTION: h3_induction, H3_RECALL: h3_recall}
+H3_TASKS = {"generated/h3-induction": h3_induction, "generated/h3-recall": h3_recall}

@@ -29,9 +29,7 @@ class Config:
     width: int = 512  # channels H (code)
     state: int = 64  # state size N (code)
     length: int = 0  # longest kernel; 0: the data's own (code: ListOps 2048)
-    init: Init = (
-        "legs"  # of (A, B): HiPPO (Section 2.2), B as in the code; S4D-Lin, -Inv, -Real; random ones (Figures 3 and 4)
-    )
+    init: Init = "legs"  # of (A, B): HiPPO (Section 2.2; B clipped: code); S4D-Lin, -Inv, -Real; random (Figures 3, 4)
     copies: int = 2  # of (A, B) shared by the channels (code: n_ssm); 0: one a channel
     softplus: bool = True  # Delta = softplus(parameter) (code since v4), else exp(parameter)
     learn_b: bool = True  # train B of S4D; example.py leaves it at 1 (code)
