@@ -9,13 +9,25 @@ import torch
 Schedule = Callable[[int], float]
 
 
-def decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two parameter groups: weights decay, biases and gains (one-dimensional) do not."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+def _is_weight(name: str, p: torch.nn.Parameter) -> bool:
+    return p.ndim > 1
+
+
+def decay_groups(
+    model: torch.nn.Module,
+    weight_decay: float,
+    decays: Callable[[str, torch.nn.Parameter], bool] = _is_weight,
+) -> list[dict[str, Any]]:
+    """Two parameter groups: what decays, and what does not.
+
+    Args:
+        decays: of a parameter's name and itself; by default weights do, biases and gains (one-dimensional) do not.
+    """
+    groups: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            groups[decays(name, p)].append(p)
+    return [{"params": groups[True], "weight_decay": weight_decay}, {"params": groups[False], "weight_decay": 0.0}]
 
 
 def stages(ends: Iterable[int], values: Iterable[float]) -> Schedule:

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from papers.mamba.model import STEP_MAX, STEP_MIN, split
+from common.optim import decay_groups
+from papers.mamba.model import STEP_MAX, STEP_MIN
 
 Mixer = Literal["h3", "s4d", "attention"]
 
@@ -210,4 +211,4 @@ class SmallLM(nn.Module):
     def decay_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Everything decays, biases too, but Delta, A and B of the state spaces."""
         inside = ("log_step", "A_log", "A_imag", "B")
-        return split(self, lambda name, p: name.rpartition(".")[2] not in inside, weight_decay)
+        return decay_groups(self, weight_decay, lambda name, p: name.rpartition(".")[2] not in inside)

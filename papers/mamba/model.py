@@ -16,7 +16,6 @@ for attention all keys and values.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any, Literal, cast
 
 import torch
@@ -24,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.optim import decay_groups
 from papers.mamba.scan import selective_scan
 
 Layer = Literal["s6", "s4-complex", "s4-real", "hyena"]
@@ -443,12 +443,4 @@ class Model(nn.Module):
     def decay_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Two parameter groups: matrices and the embedding decay; gains, biases, and all of the state space do not."""
         inside = ("A_log", "A_imag", "D", "B", "C", "log_step", "positions", "frequency")
-        return split(self, lambda name, p: p.ndim > 1 and name.rpartition(".")[2] not in inside, weight_decay)
-
-
-def split(model: nn.Module, decays: Callable[[str, nn.Parameter], bool], weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups of what decays and of what does not, by (name, parameter)."""
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for name, p in model.named_parameters():
-        groups[decays(name, p)].append(p)
-    return [{"params": ps, "weight_decay": weight_decay if yes else 0.0} for yes, ps in groups.items() if ps]
+        return decay_groups(self, weight_decay, lambda name, p: p.ndim > 1 and name.rpartition(".")[2] not in inside)

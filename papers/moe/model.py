@@ -219,10 +219,10 @@ class MoE(nn.Module):
             inputs = (v.to(computed_in("cpu") or x.dtype) for v in (x, routing.gate, *weights))
             return ByExperts.apply(*inputs, routing.token, routing.taken), routing
         rows = self.experts(x.index_select(0, routing.token), routing.taken)
-        if self.training and self.dropout and draws is not None:
+        if self.training and self.dropout:
             # drawn token by token, so that sharing a batch out among processes changes nothing
             place = routing.token.argsort(stable=True).argsort()
-            rows = rows * ((draws.uniform(*rows.shape) >= self.dropout) * (1 / (1 - self.dropout)))[place]
+            rows = rows * dropped(torch.ones_like(rows), self.dropout, draws)[place]
         rows = rows * routing.gate.to(rows.dtype)[:, None]
         return torch.zeros_like(x, dtype=rows.dtype).index_add(0, routing.token, rows), routing
 

@@ -51,17 +51,18 @@ def nplr(n: int) -> tuple[Tensor, Tensor, Tensor]:
     return torch.complex(torch.full_like(omega, -0.5), omega), v.conj().T @ p.to(v), v
 
 
-def clipped(n: int) -> tuple[Tensor, Tensor]:
-    """P and B of HiPPO-LegS as the official code has them (`hippo.nplr`), two (n / 2,) complex128.
+def legs_start(n: int, clip: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Lambda, P and B of HiPPO-LegS, three (n / 2,) complex128; with `clip`, B as the official code has it.
 
-    It clips the imaginary part of V^* B at 2, in the basis LAPACK returns: that in which the first component of every
-    eigenvector is real (`zheev` and its kin reduce the matrix from there). B is nearly imaginary in it, so the slowest
-    modes lose most of theirs: 40.8 becomes 2 with n = 64.
+    `hippo.nplr` clips the imaginary part of V^* B at 2, in the basis LAPACK returns: that in which the first component
+    of every eigenvector is real (`zheev` and its kin reduce the matrix from there). B is nearly imaginary in it, so the
+    slowest modes lose most of theirs: 40.8 becomes 2 with n = 64.
     """
-    _, p, v = nplr(n)
-    p = p * (v[0] / v[0].abs())
+    lam, p, v = nplr(n)
+    if clip:
+        p = p * (v[0] / v[0].abs())
     b = math.sqrt(2) * p
-    return p, torch.complex(b.real, b.imag.clamp(-2.0, 2.0))
+    return lam, p, torch.complex(b.real, b.imag.clamp(-2.0, 2.0)) if clip else b
 
 
 def legs_eigenvectors(n: int) -> Tensor:
@@ -283,7 +284,7 @@ class S4Kernel(DiagonalKernel):
     def initialise(self, generator: torch.Generator) -> None:
         super().initialise(generator)
         if self.init in ("legs", "legs-clipped"):
-            self.put(self.p, nplr(self.n)[1] if self.init == "legs" else clipped(self.n)[0])
+            self.put(self.p, legs_start(self.n, self.init == "legs-clipped")[1])
         else:
             self.put(self.p, torch.randn(self.m, generator=generator, dtype=torch.complex64))
         if self.q is not None:
@@ -422,8 +423,8 @@ def initial(init: Init, n: int, generator: torch.Generator) -> tuple[Tensor, Ten
     """
     k = torch.arange(n // 2, dtype=torch.float64)
     if init in ("legs", "legs-clipped"):
-        lam, p, _ = nplr(n)
-        return lam, math.sqrt(2) * p if init == "legs" else clipped(n)[1]
+        lam, _, b = legs_start(n, init == "legs-clipped")
+        return lam, b
     if init == "real":
         lam = torch.complex(-1 - torch.arange(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64))
         return lam, torch.ones_like(lam)
