@@ -84,6 +84,7 @@ class ImageBatches:
             both.
         scale: (c,) or a number that what remains is divided by.
         transform: (x (b, size, size, c) uint8, sample numbers (b,), epoch) -> the same shape, before the mean is taken.
+        drop_last: leave out the last, smaller batch of an epoch.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class ImageBatches:
         transform: Transform | None = None,
         share: Callable[[Tensor], Tensor] = lambda index: index,
         shuffle: bool = True,
+        drop_last: bool = True,
     ) -> None:
         self.images, self.labels = pad(images, margin), labels
         self.size, self.flip, self.share, self.transform = size or images.shape[1], flip, share, transform
@@ -110,7 +112,7 @@ class ImageBatches:
         self.mean_moves = self.mean.ndim == 3 and self.mean.shape == images.shape[1:]
         if self.mean_moves:
             self.mean = pad(self.mean[None], margin)
-        self.batches = Batches(len(images), batch_size, [seed], images.device, shuffle)
+        self.batches = Batches(len(images), batch_size, [seed], images.device, shuffle, drop_last)
         self.draws = PerSample(len(images), seed, images.device)
 
     @property

@@ -87,6 +87,7 @@ class ResNet(nn.Module):
         depth: layers with weights: 6n + 2 for CIFAR-10 (Section 4.2), a column of Table 1 for ImageNet.
         family: "cifar": 3x3 stem, stages of 16, 32, 64 channels; "imagenet": Table 1.
         shortcut: option A, B or C; None for a plain network.
+        channels: of the images.
         group: see BatchNorm.
 
     Raises:
@@ -99,6 +100,7 @@ class ResNet(nn.Module):
         family: Literal["cifar", "imagenet"] = "cifar",
         shortcut: Shortcut | None = "A",
         classes: int = 10,
+        channels: int = 3,
         group: int | None = None,
     ) -> None:
         super().__init__()
@@ -106,26 +108,29 @@ class ResNet(nn.Module):
             if depth < 8 or depth % 6 != 2:
                 raise UserError(f"CIFAR-10 nets have 6n + 2 layers (20, 32, 44, ...), not {depth}")
             blocks, widths = [(depth - 2) // 6] * 3, [16, 32, 64]
-            self.stem = nn.Sequential(convolution(3, 16, 3), BatchNorm(16, group), nn.ReLU(inplace=True))
+            self.stem = nn.Sequential(convolution(channels, 16, 3), BatchNorm(16, group), nn.ReLU(inplace=True))
         else:
             if depth not in IMAGENET:
                 raise UserError(f"Table 1 has nets of {', '.join(map(str, IMAGENET))} layers, not {depth}")
             blocks, widths = list(IMAGENET[depth]), [64, 128, 256, 512]
             self.stem = nn.Sequential(
-                convolution(3, 64, 7, 2), BatchNorm(64, group), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, padding=1)
+                convolution(channels, 64, 7, 2),
+                BatchNorm(64, group),
+                nn.ReLU(inplace=True),
+                nn.MaxPool2d(3, 2, padding=1),
             )
         bottleneck = family == "imagenet" and depth >= 50
-        stages, channels = [], widths[0]
+        stages, c = [], widths[0]
         for stage, (n, width) in enumerate(zip(blocks, widths, strict=True)):
             layers = [(1, width), (3, width), (1, 4 * width)] if bottleneck else [(3, width), (3, width)]
             for i in range(n):
-                stages.append(Block(channels, layers, 2 if stage and i == 0 else 1, shortcut, group))
-                channels = layers[-1][1]
+                stages.append(Block(c, layers, 2 if stage and i == 0 else 1, shortcut, group))
+                c = layers[-1][1]
         self.stages = nn.Sequential(*stages)
-        self.head = nn.Linear(channels, classes)
+        self.head = nn.Linear(c, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (b, 3, h, w) -> logits (b, classes).
+        """Images (b, channels, h, w) -> logits (b, classes).
 
         Averaging the last map before the fully connected layer is averaging that layer's scores over all places: larger
         images are tested "fully convolutionally" (Section 3.4) by this same code.
@@ -133,13 +138,22 @@ class ResNet(nn.Module):
         return self.head(self.stages(self.stem(x)).mean((2, 3)))
 
     @torch.no_grad()
-    def initialise(self, seed: int) -> None:
-        """He et al. 2015 (Section 3.4): weights N(0, 2 / fan-in), biases 0; normalisations start as the identity."""
+    def initialise(self, seed: int, fan: Literal["fan-in", "fan-out"] = "fan-in") -> None:
+        """He et al. 2015 (Section 3.4): weights N(0, 2 / fan-in), biases 0; normalisations start as the identity.
+
+        By fan-out as torchvision's nets once began: N(0, 2 / fan-out) in convolutions, torch's default in the head.
+        """
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 drawn = torch.randn(module.weight.shape, generator=generator(seed, "initialise", name))
-                module.weight.copy_(drawn * math.sqrt(2 / module.weight[0].numel()))
+                inputs = module.weight[0].numel()
+                n = inputs if fan == "fan-in" else inputs // module.weight.shape[1] * module.weight.shape[0]
+                module.weight.copy_(drawn * math.sqrt(2 / n))
         self.head.bias.zero_()
+        if fan == "fan-out":
+            bound = self.head.in_features**-0.5
+            for name, p in self.head.named_parameters():
+                p.uniform_(-bound, bound, generator=generator(seed, "initialise", "head", name))
 
     @torch.no_grad()
     def responses(self, x: Tensor) -> Tensor:

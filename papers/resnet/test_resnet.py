@@ -87,8 +87,8 @@ def mapped(ours: dict[str, torch.Tensor], depth: int) -> Iterator[tuple[str, tor
         yield f"resnet.{where}.{'convolution' if kind == '0' else 'normalization'}.{parts[-1]}", value
 
 
-@pytest.mark.parametrize("depth", [18, 50])
-def test_imagenet_nets_are_the_reference_librarys(depth: int) -> None:
+@pytest.mark.parametrize(("depth", "channels", "side"), [(18, 3, 33), (50, 3, 33), (18, 1, 28)])
+def test_imagenet_nets_are_the_reference_librarys(depth: int, channels: int, side: int) -> None:
     from transformers import ResNetConfig, ResNetForImageClassification
 
     bottleneck = depth == 50
@@ -97,14 +97,15 @@ def test_imagenet_nets_are_the_reference_librarys(depth: int) -> None:
         hidden_sizes=[256, 512, 1024, 2048] if bottleneck else [64, 128, 256, 512],
         layer_type="bottleneck" if bottleneck else "basic",
         downsample_in_bottleneck=True,  # the stride in the first 1x1 convolution, as in the paper
+        num_channels=channels,
     )
     config.num_labels = 10
     theirs = ResNetForImageClassification(config).double()
-    ours = net(depth, "imagenet", "B", group=None)
+    ours = net(depth, "imagenet", "B", channels=channels, group=None)
     found = theirs.load_state_dict(dict(mapped(ours.state_dict(), depth)), strict=False)
     assert not found.unexpected_keys
     assert all(name.endswith("num_batches_tracked") for name in found.missing_keys)
-    x = pictures(3, 33)
+    x = pictures(3, side)[:, :channels]
     with torch.no_grad():
         torch.testing.assert_close(ours.eval()(x), theirs.eval()(x).logits)
     gradients = []
@@ -219,6 +220,18 @@ def test_larger_images_are_tested_fully_convolutionally() -> None:
     torch.testing.assert_close(model(x), everywhere.mean((2, 3)))
 
 
+def test_initial_weights_have_the_spread_asked_for() -> None:
+    for fan, side in (("fan-in", 1), ("fan-out", 0)):
+        made = ResNet(18, "imagenet", "B", 10, 1)
+        made.initialise(0, fan)  # type: ignore[arg-type]
+        for module in made.modules():
+            if isinstance(module, torch.nn.Conv2d) and module.weight.numel() > 10_000:
+                n = module.weight.shape[side] * module.kernel_size[0] ** 2
+                assert module.weight.std().item() == pytest.approx((2 / n) ** 0.5, rel=0.05)
+    assert made.head.weight.abs().max().item() == pytest.approx(512**-0.5, rel=0.01)  # of fan-out: torch's default
+    assert 0.5 < made.head.bias.abs().max().item() * 512**0.5 <= 1
+
+
 # ---- Training
 
 
@@ -249,6 +262,7 @@ def test_presets_are_the_papers() -> None:
     assert PRESETS["table6-resnet110"].warmup_lr == 0.01
     assert {p.train_steps for name, p in PRESETS.items() if name.startswith(("table6", "fig6"))} == {64_000}
     assert PRESETS["table6-resnet56-45k"].train_images == 45_000
+    assert PRESETS["rasbt-mnist-resnet18"].train_steps == 10 * 469  # with the smaller batch of 96 at each epoch's end
 
 
 def test_smoke_learns_when_it_goes_on(tmp_path: Path) -> None:
@@ -258,6 +272,17 @@ def test_smoke_learns_when_it_goes_on(tmp_path: Path) -> None:
     assert losses[-1] < 0.8 * losses[0]  # type: ignore[operator]
     assert record.metrics["warmup_steps"] == 2
     assert {f"response_std/{i}" for i in range(1, 8)} < record.metrics.keys()
+
+
+def test_the_smaller_last_batch_of_an_epoch_is_kept(tmp_path: Path) -> None:
+    record = run(
+        tmp_path / "run", "--preset", "rasbt-mnist-resnet18", "--dataset", "synthetic/28x28x1", "--train-images", "80",
+        "--batch-size", "32", "--train-steps", "12", "--clean-images", "80",
+    )  # fmt: skip
+    losses = record.curves["train_loss"][1]
+    assert len(losses) == 12
+    assert losses[-1] < 0.5 * losses[0]  # type: ignore[operator]
+    assert record.metrics["train_accuracy_clean"] + record.metrics["train_error_clean"] == 100  # type: ignore[operator]
 
 
 # ---- ImageNet

@@ -1,4 +1,4 @@
-"""Train residual and plain networks on CIFAR-10, and the ImageNet nets."""
+"""Train residual and plain networks on CIFAR-10 and MNIST, and the ImageNet nets."""
 
 if __name__ == "__main__":  # --help and --dry-run answer before torch is loaded; training runs in the imported module
     from common.cli import launch
@@ -7,7 +7,7 @@ if __name__ == "__main__":  # --help and --dry-run answer before torch is loaded
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +20,12 @@ from common.fit import fit
 from common.metrics import mean_of, mean_over
 from common.optim import stages
 from common.run import Run
-from papers.resnet.config import Config
+from papers.resnet.config import IMAGENET, Config
 from papers.resnet.data import centre_view, mean_image, ten_views, training_view, whole_view
 from papers.resnet.model import ResNet
 
 SEEDS = "single"  # one seed after the other; processes share each batch
-EVALUATED, MEASURED = 10_000, 1_000  # training images whose clean error, and whose responses, are taken
+MEASURED = 1_000  # training images whose responses are taken
 CONVERGING = 90.0  # percent: "starts converging (<90 % error)", Section 4.2
 
 
@@ -33,26 +33,31 @@ class Task(NamedTuple):
     """A data set as the loop needs it.
 
     Attributes:
-        batch: step -> this process's (x (b, 3, h, w), y (b,)).
+        classes, channels: of the images.
+        batch: step -> this process's (x (b, channels, h, w), y (b,)).
         evaluate: model -> its final metrics.
     """
 
     classes: int
+    channels: int
     per_epoch: int
     batch: Callable[[int], tuple[Tensor, Tensor]]
     evaluate: Callable[[ResNet], dict[str, float]]
 
 
-def cifar(cfg: Config, run: Run) -> Task:
+def small(cfg: Config, run: Run) -> Task:
     """Section 4.2: per-pixel mean subtracted, 4 pixels padded, random crop and flip; tested on whole images."""
     read = images.load(cfg.dataset, run.data_dir)
     run.read(cfg.dataset, read.fingerprint)
     every, labels = read.train.to(run.device), read.train_labels.to(run.device)
     chosen = slice(cfg.train_images)
-    mean = every[chosen].sum(0, dtype=torch.int64).to(torch.float32) / len(every[chosen])  # (h, w, 3), 0 to 255
+    mean: Tensor | float = 0.0
+    if cfg.subtract_mean:  # (h, w, c), 0 to 255
+        mean = every[chosen].sum(0, dtype=torch.int64).to(torch.float32) / len(every[chosen])
     batches = ImageBatches(
         every[chosen], labels[chosen], cfg.batch_size, run.seeds[0],
-        size=cfg.crop, margin=cfg.margin, mean=mean, scale=255.0, share=run.share,
+        size=cfg.crop, margin=cfg.margin, flip=cfg.flip, mean=mean, scale=255.0, share=run.share,
+        drop_last=cfg.drop_last,
     )  # fmt: skip
 
     def error(model: ResNet, x: Tensor, y: Tensor) -> float:
@@ -62,12 +67,14 @@ def cifar(cfg: Config, run: Run) -> Task:
         return 100 * mean_over(run, len(y), 500, wrong).item()
 
     def evaluate(model: ResNet) -> dict[str, float]:
-        n = min(EVALUATED, cfg.train_images)
+        n = min(cfg.clean_images, cfg.train_images)
         metrics = {"train_error_clean": error(model, every[:n], labels[:n])}
+        metrics["train_accuracy_clean"] = 100 - metrics["train_error_clean"]
         if cfg.train_images < len(every):
             metrics["validation_error"] = error(model, every[cfg.train_images :], labels[cfg.train_images :])
         test, test_labels = read.test[: cfg.test_images], read.test_labels[: cfg.test_images]
         metrics["test_error"] = error(model, test.to(run.device), test_labels.to(run.device))
+        metrics["test_accuracy"] = 100 - metrics["test_error"]
         moments = mean_over(
             run, min(MEASURED, n), 100, lambda part: model.responses(normalise(every[part], mean, 255.0))
         )
@@ -75,7 +82,7 @@ def cifar(cfg: Config, run: Run) -> Task:
         metrics["response_std"] = spread.mean().item()
         return metrics | {f"response_std/{i}": value for i, value in enumerate(spread.tolist(), 1)}
 
-    return Task(10, batches.per_epoch, batches, evaluate)
+    return Task(10, every.shape[-1], batches.per_epoch, batches, evaluate)
 
 
 def imagenet(cfg: Config, run: Run) -> Task:
@@ -117,7 +124,7 @@ def imagenet(cfg: Config, run: Run) -> Task:
             metrics |= {f"top{k}_error/{view}": e for k, e in zip((1, 5), errors.tolist(), strict=True)}
         return metrics
 
-    return Task(1000, train.per_epoch, batch, evaluate)
+    return Task(1000, 3, train.per_epoch, batch, evaluate)
 
 
 def scores_of_views(model: ResNet, x: Tensor, mean: Tensor) -> Tensor:
@@ -180,14 +187,17 @@ class TrainingError:
 
 def train(cfg: Config, run: Run) -> None:
     """Train with one seed and measure the last iterate, once."""
-    task = imagenet(cfg, run) if cfg.family == "imagenet" else cifar(cfg, run)
+    task = imagenet(cfg, run) if cfg.dataset == IMAGENET else small(cfg, run)
     shortcut = None if cfg.shortcut == "none" else cfg.shortcut
-    model = ResNet(cfg.depth, cfg.family, shortcut, task.classes, cfg.group)
-    model.initialise(run.seeds[0])
+    model = ResNet(cfg.depth, cfg.family, shortcut, task.classes, task.channels, cfg.group or None)
+    model.initialise(run.seeds[0], cfg.initial)
     model.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(
-        model.parameters(), cfg.lr, cfg.momentum, weight_decay=cfg.weight_decay, fused=True
-    )  # all parameters decay, as in Caffe
+    options: dict[str, Any] = {"lr": cfg.lr, "weight_decay": cfg.weight_decay, "fused": True}
+    optimizer: torch.optim.Optimizer = (  # all parameters decay, as in Caffe
+        torch.optim.Adam(model.parameters(), **options)
+        if cfg.optimizer == "adam"
+        else torch.optim.SGD(model.parameters(), momentum=cfg.momentum, **options)
+    )
     errors = TrainingError(cfg, run, task.per_epoch)
 
     def loss(net: torch.nn.Module, batch: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
