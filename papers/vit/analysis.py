@@ -72,7 +72,7 @@ def save_pictures(
 
     Args:
         path: (name, what there is to see) -> where to write, as `Run.picture`.
-        images: (b, h, w, 3) uint8 as seen; x: the same, normalised; mean_distance: (layers, heads).
+        images: (b, h, w, c) uint8 as seen; x: the same, normalised; mean_distance: (layers, heads).
     """
     import matplotlib
 
@@ -111,7 +111,7 @@ def save_pictures(
         for i, (image, attended) in enumerate(zip(images.cpu().numpy(), maps.cpu().numpy(), strict=True)):
             for row, picture in enumerate((image, (image * attended[..., None]).astype(np.uint8))):
                 axes = figure.add_subplot(2, len(images), row * len(images) + i + 1)
-                axes.imshow(picture, interpolation="nearest")
+                axes.imshow(picture, interpolation="nearest", cmap="gray")
                 axes.set_axis_off()
         shows = "Test pictures, and below them what the class token attends to through all layers"
         figure.savefig(path("rollout", shows), dpi=80, bbox_inches="tight")

@@ -29,6 +29,7 @@ def build(cfg: Config) -> ViT:
         heads=cfg.heads,
         mlp=cfg.mlp,
         classes=cfg.classes,
+        channels=len(cfg.mean),
         pool=cfg.pool,
         positions=cfg.positions,
         position_layers=cfg.position_layers,

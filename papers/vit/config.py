@@ -1,13 +1,13 @@
-"""The paper's protocols (Tables 1 to 5), other people's small ones on CIFAR-10, and our scaled trends."""
+"""The paper's protocols (Tables 1 to 5), other people's small ones on CIFAR-10 and MNIST, and our scaled trends."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
 
-CIFAR, IMAGENET = "uoft-cs/cifar10", "ILSVRC/imagenet-1k"
+CIFAR, MNIST, IMAGENET = "uoft-cs/cifar10", "ylecun/mnist", "ILSVRC/imagenet-1k"
 IMAGENET_21K, JFT = "local/imagenet-21k", "local/jft-300m"  # in no public place: a copy laid out like the Hub
 
-Dialect = Literal["vision-transformer", "compact-transformers", "vit-cifar", "vit-pytorch"]
-Schedule = Literal["cosine", "linear", "compact-transformers", "vit-cifar", "vit-pytorch"]
+Dialect = Literal["vision-transformer", "compact-transformers", "vit-cifar", "vit-pytorch", "torch"]
+Schedule = Literal["cosine", "linear", "constant", "compact-transformers", "vit-cifar", "vit-pytorch"]
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,13 @@ class Config:
     lr: float = 3e-3  # base learning rate (Table 3)
     weight_decay: float = 0.3  # of all parameters (Table 3)
     batch_size: int = 4_096  # global (Section 4.1)
+    drop_last: bool = True  # leave out the last, smaller batch of an epoch of a set that is kept whole (unsaid)
     epochs: int = 300  # Table 3; with train_steps = 0
     train_steps: int = 0  # updates, where a protocol counts those (fine-tuning, Table 4)
     warmup_steps: int = 10_000  # linear warm-up (Section 4.1; code, fine-tuning: 500)
     schedule: Schedule = "cosine"  # decay after it (Table 3); those named after codes change once an epoch
     clip_norm: float = 1.0  # largest norm of all gradients together (Table 3: ImageNet only; B.1.1); 0: none
-    crop: Literal["inception", "padded"] = "inception"  # random part of the area (code), or pad by 4 and cut out
+    crop: Literal["inception", "padded", "none"] = "inception"  # random part of the area (code), or pad by 4, cut out
     policy: Literal["none", "autoaugment", "randaugment"] = "none"  # further augmentation (not in the paper)
     policy_first: bool = True  # before the crop (Compact-Transformers, kentaroy47), or after the flip (ViT-CIFAR)
     randaugment_n: int = 2  # operations of RandAugment
@@ -53,13 +54,18 @@ class Config:
     cutmix: float = 0.0  # Beta parameter; with mixup a coin decides
     label_smoothing: float = 0.0  # share of the label spread evenly
     smoothing_spares_label: bool = False  # over the other classes only (ViT-CIFAR)
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # subtracted from values in [0, 1] (code: (x - 127.5) / 127.5)
-    sd: tuple[float, float, float] = (0.5, 0.5, 0.5)  # and divided by
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)  # of each channel, subtracted from [0, 1] (code: (x - 127.5) / 127.5)
+    sd: tuple[float, ...] = (0.5, 0.5, 0.5)  # and divided by
     weights: str = ""  # file of pre-trained weights, below the data folder (Section 3.2): the code's .npz, or our .pt
 
     @property
+    def per_epoch(self) -> int:
+        whole, rest = divmod(self.train_images, self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
+
+    @property
     def steps(self) -> int:
-        return self.train_steps or self.epochs * (self.train_images // self.batch_size)
+        return self.train_steps or self.epochs * self.per_epoch
 
 
 # ---- Table 1 and Table 3: pre-training
@@ -191,6 +197,34 @@ for _epochs in (200, 500, 1000):
         policy="randaugment",
         sd=(0.2023, 0.1994, 0.2010),
     )
+
+# ---- somebody's first ViT on MNIST: Snehashishd2/Vision-Transformer-ViT-from-Scratch, ViT_enhanced.ipynb
+PRESETS["snehashishd2-mnist"] = Config(
+    dataset=MNIST,
+    classes=10,
+    train_images=60_000,
+    test_images=10_000,
+    resolution=28,
+    patch=7,
+    width=64,
+    depth=4,
+    heads=4,
+    mlp=128,
+    dialect="torch",
+    dropout=0.0,
+    optimizer="adam",
+    lr=1e-3,
+    weight_decay=0.0,
+    batch_size=64,
+    drop_last=False,
+    epochs=5,
+    warmup_steps=0,
+    schedule="constant",
+    clip_norm=0.0,
+    crop="none",
+    mean=(0.0,),
+    sd=(1.0,),
+)
 
 # ---- the paper's trends, scaled to CIFAR-10: Table 3's recipe of B on JFT (lr, decay, linear) with small pictures
 _SCALED = replace(

@@ -47,6 +47,7 @@ DIALECTS = {
     "compact-transformers": Dialect(1e-5, "none", qkv_bias=False, normed_stream=True, position_sd=0.2),
     "vit-cifar": Dialect(1e-5, "none", scale_by_width=True, gelu_twice=True, position_sd=1.0, class_sd=1.0),
     "vit-pytorch": Dialect(1e-5, "none", qkv_bias=False, position_sd=1.0, class_sd=1.0),
+    "torch": Dialect(1e-5, "none", position_sd=1.0, class_sd=1.0),  # put together from torch's modules, as they start
 }
 
 
@@ -223,6 +224,7 @@ class ViT(nn.Module):
     Args:
         resolution: pixels along a side of the picture.
         patch: p; of a hybrid, in places of the stem's last feature map.
+        channels: of the picture; a stem takes three.
         pool: what the head sees: the class token or the mean of all patches (Appendix D.3).
         positions: kind of embedding (Appendix D.4); position_layers: added to the input, or in every block too,
             with a table of its own or one that all share.
@@ -241,6 +243,7 @@ class ViT(nn.Module):
         heads: int,
         mlp: int,
         classes: int,
+        channels: int = 3,
         pool: Literal["token", "mean"] = "token",
         positions: Positions = "1d",
         position_layers: Literal["input", "every", "shared"] = "input",
@@ -257,7 +260,7 @@ class ViT(nn.Module):
         self.dialect, self.pool, self.dropout, self.position_layers = DIALECTS[dialect], pool, dropout, position_layers
         self.name = dialect
         self.stem = ResNet(stages, stem_channels, small_root) if stages is not None else None
-        inputs, stride = (self.stem.outputs, self.stem.stride) if self.stem else (3, 1)
+        inputs, stride = (self.stem.outputs, self.stem.stride) if self.stem else (channels, 1)
         if resolution % (patch * stride):
             raise UserError(f"{resolution} pixels do not divide into patches of {patch * stride}")
         self.patch_pixels, self.g = patch * stride, resolution // (patch * stride)
@@ -328,7 +331,7 @@ class ViT(nn.Module):
         return self.norm(z).mean(1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, 3, h, w) -> logits (b, classes)."""
+        """(b, channels, h, w) -> logits (b, classes)."""
         y = self.features(x)
         if self.pre_logits is not None:
             y = torch.tanh(self.pre_logits(y))
@@ -375,6 +378,11 @@ class ViT(nn.Module):
                     else:  # torch's default
                         module.bias.uniform_(-(inputs**-0.5), inputs**-0.5, generator=generator)
         for block in self.encoder:
+            if code == "torch":  # nn.MultiheadAttention: Xavier, q, k and v as one matrix; no biases at first
+                bound = math.sqrt(6 / (4 * block.attention.qkv.in_features))
+                block.attention.qkv.weight.uniform_(-bound, bound, generator=generator)
+                for layer in (block.attention.qkv, block.attention.out):
+                    layer.bias.zero_()
             if code == "vision-transformer":
                 for layer in (block.mlp1, block.mlp2):
                     layer.bias.normal_(0.0, 1e-6, generator=generator)

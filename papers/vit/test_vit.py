@@ -14,7 +14,7 @@ from PIL import ImageEnhance, ImageOps
 from common.cli import launch
 from common.data.augment import PerSample, boxes
 from common.errors import UserError
-from common.records import read
+from common.records import Record, read
 from common.threads import on_threads
 from papers.vit import analysis, weights
 from papers.vit.audit import audit, build
@@ -32,6 +32,13 @@ def small(seed: int = 0, **changes: object) -> ViT:
     model.initialise(torch.Generator().manual_seed(seed))
     torch.nn.init.normal_(model.head.weight, 0.0, 0.1, torch.Generator().manual_seed(seed))
     return model.eval()
+
+
+def trained(folder: Path, *arguments: str) -> Record:
+    with pytest.raises(SystemExit) as stop:
+        launch("vit", ["--device", "cpu", "--output-dir", str(folder), *arguments])
+    assert stop.value.code == 0
+    return read(next(folder.glob("records/*.json")))
 
 
 # ---- counts
@@ -117,7 +124,7 @@ def test_equals_transformers_with_mapped_weights() -> None:
 
 
 @pytest.mark.parametrize("positions", ["none", "1d", "2d", "relative"])
-@pytest.mark.parametrize("dialect", ["vision-transformer", "compact-transformers", "vit-cifar", "vit-pytorch"])
+@pytest.mark.parametrize("dialect", ["vision-transformer", "compact-transformers", "vit-cifar", "vit-pytorch", "torch"])
 def test_attention_by_hand(positions: str, dialect: str) -> None:
     model = small(positions=positions, dialect=dialect)
     attention, z = model.encoder[0].attention, torch.randn(2, model.tokens, 24)
@@ -135,6 +142,27 @@ def test_attention_by_hand(positions: str, dialect: str) -> None:
         torch.testing.assert_close(a[:, h], weight)
         heads.append(weight @ v[..., part])
     torch.testing.assert_close(attention(z), attention.out(torch.cat(heads, -1)), rtol=1e-4, atol=1e-5)
+
+
+def test_a_block_of_torchs_dialect_is_torchs_own_layer() -> None:
+    model = small(dialect="torch")
+    block, z = model.encoder[1], torch.randn(3, model.tokens, 24)
+    theirs = torch.nn.TransformerEncoderLayer(24, 2, 48, 0.0, "gelu", batch_first=True, norm_first=True)
+    names = {
+        "norm1": "norm1", "norm2": "norm2", "attention.out": "self_attn.out_proj", "mlp1": "linear1", "mlp2": "linear2",
+        "attention.qkv": "self_attn.in_proj",
+    }  # fmt: skip
+    ours, found = block.state_dict(), {}
+    for name, other in names.items():
+        for kind in ("weight", "bias"):
+            found[other + ("_" if other.endswith("in_proj") else ".") + kind] = ours[f"{name}.{kind}"]
+    theirs.load_state_dict(found)
+    torch.testing.assert_close(block(z), theirs(z), rtol=1e-4, atol=1e-5)
+    widest = {name: p.abs().max().item() for name, p in block.named_parameters() if "norm" not in name}
+    assert widest["attention.qkv.bias"] == widest["attention.out.bias"] == 0
+    assert widest["attention.qkv.weight"] == pytest.approx((6 / 96) ** 0.5, rel=0.02)
+    for name in ("attention.out.weight", "mlp1.weight", "mlp1.bias"):
+        assert widest[name] == pytest.approx(24**-0.5, rel=0.1)
 
 
 def test_gelu_looked_up_is_gelu() -> None:
@@ -470,3 +498,23 @@ def test_a_run_leaves_its_pictures(tmp_path: Path) -> None:
         launch("vit", ["--preset", "smoke", *stem.split(), "--output-dir", str(tmp_path / "run")])
     for name in ("positions", "attention-distance", "rollout"):
         assert PIL.Image.open(tmp_path / "run" / f"{name}.png").width > 200
+
+
+def test_a_first_vit_on_mnist(tmp_path: Path) -> None:
+    cfg = PRESETS["snehashishd2-mnist"]
+    assert cfg.steps == 5 * 938  # 60,000 in batches of 64, the last one of 32
+    assert {schedule(cfg)(step) for step in (0, 1, 2_000, cfg.steps)} == {1.0}
+    tiny = ["--preset", "snehashishd2-mnist", "--dataset", "synthetic/28x28x1", "--train-images", "80"]
+    record = trained(tmp_path / "run", *tiny, "--epochs", "2", "--test-images", "40")
+    losses = record.curves["train_loss"][1]
+    assert len(losses) == 4
+    per_batch = record.curves["train_accuracy"][1]  # of 64 and of 16 pictures
+    for epoch in (1, 2):
+        first, last = per_batch[2 * epoch - 2 : 2 * epoch]
+        expected = (64 * first + 16 * last) / 80  # type: ignore[operator]
+        assert record.metrics[f"train_accuracy/epoch{epoch}"] == pytest.approx(expected)
+    assert "train_accuracy/epoch3" not in record.metrics
+    for other in (["--resolution", "56"], ["--policy", "randaugment"]):
+        with pytest.raises(SystemExit) as stop:
+            launch("vit", [*tiny, *other, "--output-dir", str(tmp_path / "other")])
+        assert stop.value.code != 0

@@ -19,6 +19,7 @@ from torch import Tensor
 from common.data import images as image_sets
 from common.data.augment import ImageBatches, PerSample, normalise
 from common.data.stream import ImageStream
+from common.errors import UserError
 from common.fit import fit
 from common.metrics import mean_of, mean_over
 from common.random import generator, integer
@@ -26,17 +27,18 @@ from common.run import Run
 from papers.vit import analysis, weights
 from papers.vit.audit import build
 from papers.vit.augment import Augment, mixing, resized
-from papers.vit.config import CIFAR, Config
+from papers.vit.config import CIFAR, MNIST, Config
 from papers.vit.model import ViT
 
 SEEDS = "single"  # one seed after the other; processes share each batch
 EVALUATED, SHOWN = 250, 8  # test pictures at a time; those drawn in the run's folder
-WHOLE = (CIFAR, "local/cifar10-jpeg75", "synthetic/")  # sets that are kept in memory
+EPOCHS = 5  # the first ones, whose training accuracy is kept
+WHOLE = (CIFAR, MNIST, "local/cifar10-jpeg75", "synthetic/")  # sets that are kept in memory
 
 
 def schedule(cfg: Config) -> Callable[[int], float]:
     """Multiplier of lr at a step."""
-    per_epoch = cfg.train_images // cfg.batch_size
+    per_epoch = cfg.per_epoch
     pi = math.pi
 
     def by_step(step: int) -> float:  # the code's create_learning_rate_schedule (utils.py)
@@ -61,6 +63,7 @@ def schedule(cfg: Config) -> Callable[[int], float]:
         "compact-transformers": compact_transformers,
         "vit-cifar": vit_cifar,
         "vit-pytorch": vit_pytorch,
+        "constant": lambda step: 1.0,
     }
     return others.get(cfg.schedule, by_step)
 
@@ -114,7 +117,9 @@ class Whole:
         self.test, self.test_labels = held.test[: cfg.test_images].to(device), held.test_labels.to(device)
         self.mean, self.sd = (255 * torch.tensor(v, device=device) for v in (cfg.mean, cfg.sd))
         side = train.shape[1]
-        self.augment = Augment(
+        if cfg.crop == "none" and (cfg.policy != "none" or cfg.resolution != side):
+            raise UserError(f"--crop none leaves pictures as they are: take --policy none and --resolution {side}")
+        augment = Augment(
             PerSample(len(train), seed, device), side, cfg.resolution, cfg.policy, cfg.policy_first, 4,
             cfg.crop == "inception", cfg.randaugment_n, cfg.randaugment_m,
         )  # fmt: skip
@@ -122,7 +127,7 @@ class Whole:
         share: Any = (lambda index: index) if self.mixes else run.share  # partners come from the whole batch
         self.batches = ImageBatches(
             train, labels, cfg.batch_size, seed, flip=False, mean=self.mean, scale=self.sd, share=share,
-            transform=self.augment,
+            transform=None if cfg.crop == "none" else augment, drop_last=cfg.drop_last,
         )  # fmt: skip
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor, float]:
@@ -192,6 +197,7 @@ def train(cfg: Config, run: Run) -> None:
     if cfg.weights:
         weights.load(model, (run.data_dir or Path()) / cfg.weights)
     model.to(run.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    seen = torch.zeros(EPOCHS, 2, dtype=torch.float64, device=run.device)  # right answers and pictures of an epoch
 
     def loss(model: torch.nn.Module, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         x, y, other, portion = batch
@@ -200,12 +206,15 @@ def train(cfg: Config, run: Run) -> None:
         value = cross_entropy(cfg, logits, y)
         if portion:
             value = (1 - portion) * value + portion * cross_entropy(cfg, logits, other)
-        accuracy = 100 * (logits.argmax(1) == y).float().mean()
-        return value, {"train_loss": value, "train_accuracy": accuracy}
+        right = (logits.argmax(1) == y).double()
+        if step < EPOCHS * cfg.per_epoch:
+            seen[step // cfg.per_epoch] += run.mean(torch.stack([right.sum(), torch.ones_like(right).sum()]))
+        return value, {"train_loss": value, "train_accuracy": 100 * right.mean().float()}
 
     fit(
         run, model, make_optimizer(cfg, model), source.batch, loss, cfg.steps,
         schedule=schedule(cfg), clip_norm=cfg.clip_norm or None, log_every=max(1, cfg.steps // 100),
+        state={"seen": seen},
     )  # fmt: skip
     model.eval()
 
@@ -216,6 +225,9 @@ def train(cfg: Config, run: Run) -> None:
 
     metrics = {"test_accuracy": source.accuracy(correct)}
     metrics["test_error"] = 100 - metrics["test_accuracy"]
+    for epoch, (right, pictures) in enumerate(seen.tolist(), 1):
+        if pictures:
+            metrics[f"train_accuracy/epoch{epoch}"] = 100 * right / pictures
     if isinstance(source, Whole):
         metrics |= looked_at(run, model, source)
     run.finish([metrics])
