@@ -1,4 +1,4 @@
-"""Every protocol as data: the CIFAR-10 nets of Section 3.3 and Figure 1, the ImageNet net and its ablations."""
+"""Every protocol as data: the CIFAR-10 nets of Section 3.3 and Figure 1, the ImageNet net and its ablations, MNIST."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -14,7 +14,7 @@ class Config:
 
     dataset: str = "uoft-cs/cifar10"  # data set id; synthetic/32x32x3 is drawn by the program
     train_images: int = 50_000  # images of the training split that are used, the first ones
-    net: Literal["cifar", "imagenet"] = "cifar"  # Section 3.3's four layers, or Figure 2's eight
+    net: Literal["cifar", "imagenet", "mnist"] = "cifar"  # Section 3.3's four layers, Figure 2's eight, DL-LAB's eight
     activations: tuple[str, ...] = ("relu",)  # one net is trained for each, on the same batches (Figure 1: relu, tanh)
     maps: tuple[int, ...] = (64, 32)  # of the locally connected layers (cfg), or of the convolutions (Section 3.5)
     groups: tuple[int, ...] = ()  # columns that a convolution's connections fall into: two GPUs (Figure 2)
@@ -26,6 +26,7 @@ class Config:
     colour: float = 0.0  # standard deviation of the colour noise along the principal components (Section 4.1: 0.1)
     statistics_images: int = 50_000  # first training images that give the mean image and the principal components
     dropout: bool = False  # keep half of the hidden units of the fully connected layers (Section 4.2)
+    initial: Literal["normal", "torch"] = "normal"  # init_sd and init_bias, or torch's default (DL-LAB)
     init_sd: tuple[float, ...] = (0.0001, 0.01, 0.04, 0.04, 0.01)  # initial weights ~ N(0, sd^2) (cfg: initW)
     init_bias: tuple[float, ...] = (0.0,) * 5  # initial biases (cfg: initB, 0; Section 5)
     batch_size: int = 128  # Section 5; cuda-convnet's default; global
@@ -34,6 +35,7 @@ class Config:
     stage_epochs: tuple[int, ...] = (350, 150, 10, 10)  # epochs of each stage (cfg header)
     stage_files: tuple[int, ...] = (4, 5, 5, 5)  # files trained on in each stage: the fifth is folded in (cfg header)
     stage_lr: tuple[float, ...] = (1.0, 1.0, 0.1, 0.01)  # multiplier of lr in each stage (cfg header)
+    optimizer: Literal["sgd", "adam"] = "sgd"  # with momentum (Section 5), or Adam as torch has it (DL-LAB)
     lr: tuple[float, ...] = (0.001,)  # step of the weights (cfg: epsW), one per net
     bias_lr: float = 2.0  # step of the biases over that of the weights (cfg: epsB 0.002)
     bias_lr_falls: bool = False  # lower it with the stages too (cfg header: only epsW is lowered)
@@ -124,6 +126,30 @@ PRESETS["sec7-without-conv4"] = replace(
     init_sd=(0.01,) * 7,
     init_bias=(0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0),
     weight_decay=(0.0005,) * 7,
+)
+
+# ---- An eight-layer net on MNIST: Vishal8500/DL-LAB, Lab-2/AlexNet.ipynb
+PRESETS["dl-lab-mnist"] = Config(
+    dataset="ylecun/mnist",
+    train_images=60_000,
+    net="mnist",
+    maps=(64, 192, 384, 256, 256),
+    lrn=False,
+    size=32,
+    augment=False,
+    statistics_images=0,
+    dropout=True,
+    initial="torch",
+    init_sd=(),
+    init_bias=(),
+    batch_size=64,
+    shuffle=True,
+    stage_epochs=(5,),
+    stage_files=(),
+    stage_lr=(1.0,),
+    optimizer="adam",
+    bias_lr=1.0,
+    weight_decay=(),
 )
 
 # ---- Ours: cut down for two cores

@@ -162,3 +162,10 @@ def random_crop(image: PIL.Image.Image, rng: np.random.Generator, size: int = 22
     top, left = rng.integers(len(whole) - size + 1, size=2)
     crop = whole[top : top + size, left : left + size]
     return np.ascontiguousarray(crop[:, ::-1] if rng.integers(2) else crop)
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """Grey images (n, h, w, 1) uint8 -> (n, size, size, 1), bilinear, one by one as torchvision's `Resize` does."""
+    pictures = (PIL.Image.fromarray(image) for image in images[..., 0].cpu().numpy())
+    scaled = [np.asarray(p.resize((size, size), PIL.Image.Resampling.BILINEAR)) for p in pictures]
+    return torch.from_numpy(np.stack(scaled))[..., None]

@@ -230,6 +230,52 @@ class AlexNet(nn.Module):
         return self.fcs[-1](x)
 
 
+class MnistNet(nn.Module):
+    """Five convolutions and three fully connected layers on 32 x 32 grey images, as a course's lab shrinks `AlexNet`.
+
+    Vishal8500/DL-LAB at a3bce28, Lab-2/AlexNet.ipynb: no normalisation, no groups; 7, 4, 2 and 1 places a side.
+
+    Args:
+        maps: kernels of the convolutions.
+        hidden: units of either hidden fully connected layer.
+    """
+
+    KERNELS = (11, 5, 3, 3, 3)
+
+    def __init__(self, maps: Sequence[int] = (64, 192, 384, 256, 256), hidden: int = 4096, classes: int = 10) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.convs = nn.ModuleList(
+            nn.Conv2d(a, b, kernel, 1 if i else 4, kernel // 2 if i else 2)
+            for i, (a, b, kernel) in enumerate(zip((1, *maps), maps, self.KERNELS, strict=False))
+        )
+        self.fcs = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise([maps[-1], hidden, hidden, classes]))
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """(b, 1, 32, 32) -> logits (b, classes).
+
+        Args:
+            keep: units that dropout keeps, twice as large for it; without it all, as in the test.
+        """
+        for i, conv in enumerate(self.convs):
+            x = F.relu(conv(x))
+            if i < 2:
+                x = F.max_pool2d(x, 3, 2, padding=1)
+        x = F.max_pool2d(x, 2).flatten(1)
+        for i, fc in enumerate(self.fcs[:-1]):
+            x = F.relu(fc(x))
+            x = x if keep is None else x * (2.0 * keep[:, i * self.hidden : (i + 1) * self.hidden])
+        return self.fcs[-1](x)
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """Torch's default: weights and biases uniform within 1 / sqrt(fan-in)."""
+        for layer in (*self.convs, *self.fcs):
+            bound = layer.weight[0].numel() ** -0.5
+            for p in layer.parameters():
+                p.uniform_(-bound, bound, generator=generator)
+
+
 def initialise(
     layers: Sequence[nn.Module], sds: Sequence[float], biases: Sequence[float], generator: torch.Generator
 ) -> None:

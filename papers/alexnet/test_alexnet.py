@@ -16,8 +16,16 @@ from common.optim import stages
 from common.records import read
 from papers.alexnet.audit import audit
 from papers.alexnet.config import PRESETS, Config
-from papers.alexnet.data import FileBatches, Statistics, random_crop, square, statistics, ten_views
-from papers.alexnet.model import AlexNet, CifarNet, LocallyConnected, LocalResponseNorm, initialise, pooled_size
+from papers.alexnet.data import FileBatches, Statistics, random_crop, resized, square, statistics, ten_views
+from papers.alexnet.model import (
+    AlexNet,
+    CifarNet,
+    LocallyConnected,
+    LocalResponseNorm,
+    MnistNet,
+    initialise,
+    pooled_size,
+)
 from papers.alexnet.train import epochs_to, keep_velocity, make_optimizer, top_errors
 
 
@@ -340,3 +348,50 @@ def test_imagenet_views() -> None:
     assert crop.shape == (224, 224, 3)
     windows = np.lib.stride_tricks.sliding_window_view(whole, (224, 224), axis=(0, 1)).transpose(0, 1, 3, 4, 2)
     assert any(np.array_equal(w, c) for w in windows.reshape(-1, 224, 224, 3) for c in (crop, crop[:, ::-1]))
+
+
+# ---- MNIST
+
+
+def test_the_net_for_mnist_layer_by_layer() -> None:
+    maps, numbers = (6, 8, 10, 7, 5), torch.Generator().manual_seed(0)
+    ours = MnistNet(maps, 12)
+    ours.initialise(numbers)
+    shapes = zip((1, *maps), maps, (11, 5, 3, 3, 3), (4, 1, 1, 1, 1), (2, 2, 1, 1, 1), strict=False)
+    convs: list[nn.Module] = []
+    for i, (a, b, kernel, stride, padding) in enumerate(shapes):
+        convs += [nn.Conv2d(a, b, kernel, stride, padding), nn.ReLU()]
+        convs += [nn.MaxPool2d(3, 2, 1)] if i < 2 else [nn.MaxPool2d(2, 2)] if i == 4 else []
+    fcs = [nn.Flatten(), nn.Linear(5, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 10)]
+    theirs = nn.Sequential(*convs, *fcs)
+    for p, q in zip(theirs.parameters(), ours.parameters(), strict=True):
+        p.data.copy_(q)
+    x = torch.randn(4, 1, 32, 32, generator=numbers)
+    torch.testing.assert_close(ours(x), theirs(x))
+    keep = torch.rand(4, 24, generator=numbers) < 0.5
+    hidden = theirs[:-3](x) * keep[:, :12] * 2
+    expected = theirs[-1](theirs[-3:-1](hidden) * keep[:, 12:] * 2)
+    torch.testing.assert_close(ours(x, keep), expected)
+    with torch.device("meta"):
+        assert sum(p.numel() for p in MnistNet().parameters()) == 20_329_162
+
+
+def test_grey_images_are_enlarged_between_their_pixels() -> None:
+    image = torch.zeros(2, 4, 4, 1, dtype=torch.uint8)
+    image[:, :, 2:] = 200
+    assert resized(image, 4).equal(image)
+    row = resized(image, 8)[1, 3, :, 0].tolist()
+    assert row == [0, 0, 0, 50, 150, 200, 200, 200]
+
+
+def test_mnist_run_keeps_each_epochs_loss(tmp_path: Path) -> None:
+    more = "--dataset synthetic/28x28x1 --train-images 80 --test-images 40 --hidden 32 --stage-epochs 3 --device cpu"
+    with pytest.raises(SystemExit) as stop:
+        launch("alexnet", ["--preset", "dl-lab-mnist", *more.split(), "--output-dir", str(tmp_path / "run")])
+    assert stop.value.code == 0
+    record = read(next((tmp_path / "run" / "records").glob("*.json")))
+    shown = record.curves["train_loss"][1]  # batches of 64 and of 16
+    assert len(shown) == 6
+    for epoch in (1, 2, 3):
+        mean = (shown[2 * epoch - 2] + shown[2 * epoch - 1]) / 2  # type: ignore[operator]
+        assert record.metrics[f"train_loss/epoch{epoch}"] == pytest.approx(mean, rel=1e-5)

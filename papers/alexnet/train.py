@@ -1,4 +1,4 @@
-"""Train the CIFAR-10 nets of Section 3.3, the pair of Figure 1, or the ImageNet net."""
+"""Train the CIFAR-10 nets of Section 3.3, the pair of Figure 1, the ImageNet net, or a small one on MNIST."""
 
 if __name__ == "__main__":  # --help and --dry-run answer before torch is loaded; training runs in the imported module
     from common.cli import launch
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.data import images
-from common.data.augment import normalise
+from common.data.augment import ImageBatches, normalise
 from common.data.stream import ImageStream
 from common.fit import fit
 from common.metrics import mean_of, mean_over
@@ -22,15 +22,15 @@ from common.optim import Schedule, stages
 from common.random import generator
 from common.run import Run
 from papers.alexnet.config import Config
-from papers.alexnet.data import SIDE, FileBatches, Statistics, random_crop, square, statistics, ten_views
-from papers.alexnet.model import AlexNet, CifarNet, Nets, initialise
+from papers.alexnet.data import SIDE, FileBatches, Statistics, random_crop, resized, square, statistics, ten_views
+from papers.alexnet.model import AlexNet, CifarNet, MnistNet, Nets, initialise
 
 SEEDS = "single"  # one seed after the other; processes share each batch
 
 
 def train(cfg: Config, run: Run) -> None:
     """Train, and leave the metrics of the last iterate on the test split."""
-    (train_cifar if cfg.net == "cifar" else train_imagenet)(cfg, run)
+    {"cifar": train_cifar, "imagenet": train_imagenet, "mnist": train_mnist}[cfg.net](cfg, run)
 
 
 def make_optimizer(cfg: Config, nets: Sequence[CifarNet | AlexNet]) -> torch.optim.SGD:
@@ -228,3 +228,45 @@ def top_errors(p: Tensor, y: Tensor) -> Tensor:
     """Whether a label is not the most, and not among the five most probable classes: (2, b)."""
     hits = p.topk(5, -1).indices == y[:, None]
     return torch.stack((~hits[:, 0], ~hits.any(-1)))
+
+
+# ---- MNIST
+
+
+def train_mnist(cfg: Config, run: Run) -> None:
+    """DL-LAB's net, on a set that lies on the device; what it prints: each epoch's loss, the last one's accuracy."""
+    held, seed = images.load(cfg.dataset, run.data_dir), run.seeds[0]
+    run.read(cfg.dataset, held.fingerprint)
+    train, test = (resized(x, cfg.size) for x in (held.train[: cfg.train_images], held.test[: cfg.test_images]))
+    batches = ImageBatches(
+        train.to(run.device), held.train_labels[: cfg.train_images].to(run.device), cfg.batch_size, seed,
+        flip=False, mean=127.5, scale=127.5, share=run.share, drop_last=False,
+    )  # fmt: skip
+    model = MnistNet(cfg.maps, cfg.hidden)
+    model.initialise(generator(seed, "init"))
+    model.to(run.device)
+    steps = cfg.epochs * batches.per_epoch
+    losses = torch.zeros(cfg.epochs, device=run.device)
+
+    def loss(model: nn.Module, batch: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        x, y = batch
+        keep = torch.rand(cfg.batch_size, 2 * cfg.hidden, generator=generator(seed, "dropout", step)) < 0.5
+        logits = model(x, run.share(keep)[: len(x)].to(x.device))
+        value = F.cross_entropy(logits, y)
+        losses[step // batches.per_epoch] += run.mean(value.detach()) / batches.per_epoch
+        return value, {"train_loss": value, "train_error": 100 * (logits.argmax(1) != y).float().mean()}
+
+    fit(
+        run, model, torch.optim.Adam(model.parameters(), cfg.lr[0], fused=True), batches, loss, steps,
+        log_every=max(1, steps // 100), state={"losses": losses},
+    )  # fmt: skip
+    model.eval()
+    test, labels = test.to(run.device), held.test_labels[: cfg.test_images].to(run.device)
+
+    @torch.no_grad()
+    def right(part: slice) -> Tensor:
+        return model(normalise(test[part], 127.5, 127.5)).argmax(1) == labels[part]
+
+    metrics = {f"train_loss/epoch{epoch}": value for epoch, value in enumerate(losses.tolist(), 1)}
+    metrics["test_accuracy"] = 100 * mean_over(run, len(test), 500, right).item()
+    run.finish([metrics | {"test_error": 100 - metrics["test_accuracy"]}])
