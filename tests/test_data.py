@@ -55,6 +55,27 @@ def test_synthetic_images_are_always_the_same() -> None:
         images.load("synthetic/mnist", None)
 
 
+def test_digits_are_scikit_learns_and_so_is_their_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    x, y = load_digits(return_X_y=True)
+    expected = train_test_split(x / 16, y, test_size=0.3, stratify=y, random_state=0)
+    found = images.load("sklearn/digits", None)
+    for theirs, ours in zip(expected[:2], (found.train, found.test), strict=True):
+        assert np.array_equal(theirs, ours.flatten(1).numpy() / 16)
+    for theirs, ours in zip(expected[2:], (found.train_labels, found.test_labels), strict=True):
+        assert np.array_equal(theirs, ours.numpy())
+    assert (found.train.shape, found.test.shape) == ((1257, 8, 8, 1), (540, 8, 8, 1))
+    assert np.abs(found.test_labels.bincount().numpy() - 0.3 * np.bincount(y)).max() < 1  # stratified
+    images.load.cache_clear()
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(UserError, match=r"comes with scikit-learn, which is missing: pip install"):
+        images.load("sklearn/digits", None)
+
+
 def test_a_mirror_laid_out_like_the_hub_is_read(tmp_path: Path) -> None:
     import datasets
     from PIL import Image

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -362,6 +363,8 @@ def _state(data: Data, mirror: str | None, online: bool) -> str:
     local = data_dir(mirror)
     if data.name.startswith(("generated/", "synthetic/")):
         return "made by the program"
+    if data.name.startswith("sklearn/"):  # in the package itself
+        return "with scikit-learn" if find_spec("sklearn") else "missing"
     if local and any(
         (local / folder).is_dir()
         for folder in (f"hub/{data.name}", data.name, data.name.replace("Planetoid", "planetoid"))

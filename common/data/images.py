@@ -27,12 +27,15 @@ class Images:
 def load(name: str, data_dir: Path | None) -> Images:
     """Load `ylecun/mnist`, `uoft-cs/cifar10` or any Hub set with one image and one label column.
 
-    `synthetic/28x28x1` (any height, width, channels) is drawn by the program: no file, no network.
+    `synthetic/28x28x1` (any height, width, channels) is drawn by the program: no file, no network. `sklearn/digits`
+    comes with scikit-learn.
 
     Raises:
         UserError: the set cannot be reached.
     """
-    if name.startswith("synthetic/"):
+    if name == "sklearn/digits":
+        parts = _digits()
+    elif name.startswith("synthetic/"):
         parts = [_draw(name, n, split) for n, split in ((512, "train"), (128, "test"))]
     else:
         parts = [_read(name, split, data_dir) for split in ("train", "test")]
@@ -67,6 +70,24 @@ def _read(name: str, split: str, data_dir: Path | None) -> tuple[np.ndarray, np.
         raise UserError(f"data set {name} has no label column, only {', '.join(data.features)}")
     with hub.reading(f"{name} ({split})"):
         return _images(data), np.asarray(data[labels[0]], dtype=np.int64)
+
+
+def _digits() -> list[tuple[np.ndarray, np.ndarray]]:
+    """1,797 handwritten digits of 8 x 8, ink from 0 to 16; 540 are kept for the test, in the classes' proportions."""
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ImportError:
+        raise UserError(
+            "data set sklearn/digits comes with scikit-learn, which is missing: "
+            "pip install -c constraints.txt scikit-learn"
+        ) from None
+    digits = load_digits()
+    pixels, labels = digits.images.astype(np.uint8)[..., None], digits.target.astype(np.int64)
+    train, test, train_labels, test_labels = train_test_split(
+        pixels, labels, test_size=0.3, stratify=labels, random_state=0
+    )
+    return [(train, train_labels), (test, test_labels)]
 
 
 def _draw(name: str, n: int, split: str) -> tuple[np.ndarray, np.ndarray]:

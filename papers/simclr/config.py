@@ -1,4 +1,4 @@
-"""B.9's protocols on CIFAR-10 (Figures B.7 and B.8), the authors' README, lightly's benchmark, our scaled trends."""
+"""B.9's protocols on CIFAR-10 (Figures B.7 and B.8), the authors' README, lightly's benchmark, digits, our trends."""
 
 import math
 from dataclasses import dataclass, replace
@@ -9,6 +9,7 @@ from typing import Any, Literal
 class Config:
     """Defaults: B.9's best model. "Code" is google-research/simclr at 383d414, its first version's setting."""
 
+    experiment: Literal["resnet", "digits"] = "resnet"  # the paper's; Ropedia Academy's small net (digits.py)
     dataset: str = "uoft-cs/cifar10"  # 32x32 pictures, whole in memory
     objective: Literal["contrastive", "supervised"] = "contrastive"  # B.9 has a supervised baseline
     dialect: Literal["google", "lightly"] = "google"  # whose network, views and initial weights (README)
@@ -21,7 +22,8 @@ class Config:
     test_images: int = 10_000  # all
     batch_size: int = 1_024  # N, pictures; global (B.9)
     epochs: int = 1_000  # of pre-training; epochs * images // batch + 1 updates (code: get_train_steps)
-    optimizer: Literal["lars", "sgd"] = "lars"  # Section 2.3, momentum 0.9 (code)
+    pretrain_steps: int = 0  # updates on batches drawn with replacement (digits); 0: by epochs
+    optimizer: Literal["lars", "sgd", "adam"] = "lars"  # Section 2.3, momentum 0.9 (code); Adam with digits alone
     lr: float = 1.0  # one of 0.5, 1.0, 1.5 (B.9)
     lr_scaling: Literal["linear", "sqrt"] = "linear"  # lr * N / 256, or lr * sqrt(N) (B.1)
     weight_decay: float = 1e-6  # Section 2.3; not of gains and biases with LARS (code)
@@ -38,6 +40,8 @@ class Config:
     linear_batch_size: int = 512  # README of the code, CIFAR-10
     linear_lr: float = 0.1  # times batch / 256 (B.6), Nesterov momentum 0.9, no decay, half a cosine
     linear_crops: bool = True  # it sees crops and flips (B.6); False: whole pictures, encoded once
+    linear_labels: int = 0  # labelled pictures of a draw, all in each update (digits); 0: all pictures
+    linear_draws: int = 1  # of labels, whose accuracies are averaged (digits)
     neighbours: int = 200  # k of the nearest-neighbour classifier (lightly)
     neighbour_temperature: float = 0.1  # of its votes (lightly)
 
@@ -48,6 +52,8 @@ class Config:
 
     @property
     def train_steps(self) -> int:
+        if self.experiment == "digits":
+            return self.pretrain_steps
         per_epoch = self.train_images // self.batch_size
         if self.dialect == "lightly":
             return self.epochs * per_epoch
@@ -61,6 +67,8 @@ class Config:
     def linear_steps(self) -> int:
         if self.objective == "supervised":
             return 0
+        if self.experiment == "digits":
+            return self.linear_epochs
         return self.linear_epochs * self.train_images // self.linear_batch_size + 1
 
 
@@ -88,6 +96,13 @@ _LIGHTLY = replace(
 PRESETS["lightly-r18-512-200"] = _LIGHTLY
 PRESETS["lightly-r18-128-200"] = replace(_LIGHTLY, batch_size=128)
 PRESETS["lightly-r18-512-800"] = replace(_LIGHTLY, epochs=800)
+
+# ---- C_simclr_pretrain.ipynb of ChaoYue0307/ropedia-academy at 72c2d60
+PRESETS["ropedia-digits"] = Config(
+    experiment="digits", dataset="sklearn/digits", projection=64, train_images=1_257, test_images=540, batch_size=256,
+    pretrain_steps=2_501, optimizer="adam", lr=1.5e-3, weight_decay=0.0, warmup_epochs=0, linear_labels=60,
+    linear_draws=8, linear_epochs=500, linear_lr=1e-2,
+)  # fmt: skip
 
 # ---- the paper's ImageNet trends, scaled to CIFAR-10: ResNet-18, 100 epochs of the README's recipe
 _SCALED = replace(PRESETS["readme-r18"], epochs=100)

@@ -1,7 +1,9 @@
-"""Identity of SimCLR: counts, the loss against a loop, views against one picture at a time, LARS, frozen encoders."""
+"""Identity of SimCLR: counts, the loss against a loop, views against one picture at a time, LARS, frozen encoders; the
+small protocol on digits part by part."""
 
 import colorsys
 import math
+import shutil
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from torch import Tensor
 from common.cli import launch
 from common.errors import UserError
 from common.records import Record, read
-from papers.simclr import augment
+from papers.simclr import augment, digits
 from papers.simclr.audit import audit
 from papers.simclr.augment import ORDERS, Views, google_boxes, resizing, to_rows, torchvision_boxes
 from papers.simclr.config import PRESETS, Config
@@ -479,3 +481,105 @@ def test_every_way_of_training_runs(tmp_path: Path, changes: list[str]) -> None:
     metric = "test_accuracy" if "supervised" in changes else "linear_accuracy"
     assert record.status == "finished"
     assert 0 <= record.metrics[metric] <= 100  # type: ignore[operator]
+
+
+# ---- Digits
+
+
+def test_the_digits_preset_is_the_notebooks() -> None:
+    cfg = PRESETS["ropedia-digits"]
+    assert (cfg.train_steps, cfg.batch_size, cfg.peak_lr, cfg.temperature) == (2501, 256, 1.5e-3, 0.5)
+    assert (cfg.linear_labels, cfg.linear_draws, cfg.linear_steps, cfg.linear_lr) == (60, 8, 500, 1e-2)
+    assert (cfg.train_images, cfg.test_images, cfg.projection, cfg.weight_decay) == (1257, 540, 64, 0)
+    net = digits.Net(cfg.projection)
+    assert sum(p.numel() for p in net.encoder.parameters()) == 32 * 10 + 64 * (9 * 32 + 1)
+    assert sum(p.numel() for p in net.head.parameters()) == 65 * 128 + 129 * 64
+
+
+def test_the_digits_net_and_loss_by_hand() -> None:
+    """Patches times weights, ReLU before max pooling, and Algorithm 1's loop."""
+    net = digits.Net(6)
+    net.initialise(numbers())
+    k1, c1, k2, c2, w1, b1, w2, b2 = net.parameters()
+    for weight, bias in ((k1, c1), (k2, c2), (w1, b1), (w2, b2)):
+        for p in (weight, bias):
+            assert 0.8 < p.abs().max() * math.sqrt(weight[0].numel()) <= 1
+    x = torch.rand(8, 1, 8, 8, generator=numbers(1))
+    y = (k1.flatten(1) @ F.unfold(x, 3, padding=1) + c1[:, None]).clamp(min=0).view(8, 32, 8, 8)
+    y = y.unfold(2, 2, 2).unfold(3, 2, 2).flatten(-2).amax(-1)
+    h = (k2.flatten(1) @ F.unfold(y, 3, padding=1) + c2[:, None]).clamp(min=0).mean(2)
+    torch.testing.assert_close(net.encoder(x), h)
+    z = (h @ w1.T + b1).clamp(min=0) @ w2.T + b2
+    torch.testing.assert_close(nt_xent(net(x), 0.5)[0], loop(z, 0.5), rtol=1e-5, atol=1e-6)
+
+
+def test_views_of_digits_part_by_part() -> None:
+    x = torch.rand(3, 1, 8, 8, generator=numbers())
+    still = digits.Draws(torch.zeros_like(x), torch.ones(3, 1, 1, 1), (0, 0), None)
+    assert torch.equal(digits.view(x, still), x)
+    noise = torch.randn(x.shape, generator=numbers(1))
+    assert torch.equal(digits.view(x, still._replace(noise=noise)), (x + 0.1 * noise).clamp(0, 1))
+    gain = torch.tensor([0.75, 1.0, 1.25]).view(3, 1, 1, 1)
+    assert torch.equal(digits.view(x, still._replace(gain=gain)), (x * gain).clamp(0, 1))
+    down = digits.view(x, still._replace(shift=(1, -1)))
+    assert torch.equal(down[..., 1:, :-1], x[..., :-1, 1:])
+    assert torch.equal(down[..., 0, -1], x[..., -1, 0])  # around the edges
+    cut = digits.view(x, still._replace(corner=(2, 5)))
+    assert (cut[..., 2:4, 5:7] == 0).all()
+    assert int((cut != x).sum()) == 3 * 4  # a square of 2 x 2 in all pictures
+    # all at once: noise before gain, shift before cut-out, clamped at the end alone
+    everything = digits.Draws(noise, gain, (1, 0), (0, 0))
+    expected = torch.cat([((x + 0.1 * noise) * gain)[..., -1:, :], ((x + 0.1 * noise) * gain)[..., :-1, :]], -2)
+    expected[..., :2, :2] = 0
+    assert torch.equal(digits.view(x, everything), expected.clamp(0, 1))
+
+
+def test_what_a_view_of_digits_leaves_to_chance() -> None:
+    draw = numbers()
+    many = [digits.drawn(torch.Size((4, 1, 8, 8)), draw) for _ in range(2000)]
+    assert {d.shift for d in many} == {(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)}
+    corners = [d.corner for d in many if d.corner is not None]
+    assert len(corners) / len(many) == pytest.approx(0.3, abs=0.04)
+    assert {i for i, _ in corners} == {j for _, j in corners} == set(range(6))
+    gain = torch.stack([d.gain for d in many])
+    assert gain.shape == (2000, 4, 1, 1, 1)
+    assert 0.75 <= gain.min() < 0.76 < 1.24 < gain.max() <= 1.25
+    assert torch.stack([d.noise for d in many]).std() == pytest.approx(1, abs=0.01)
+
+
+def test_probes_learn_each_by_itself() -> None:
+    chosen = digits.labelled(1257, 60, 8)
+    assert chosen.shape == (8, 60)
+    assert torch.equal(chosen[3], torch.randperm(1257, generator=torch.Generator().manual_seed(3))[:60])
+    y = torch.arange(40).remainder(4).repeat(3, 1)
+    h = 3 * F.one_hot(y, 5).float() + 0.1 * torch.randn(3, 40, 5, generator=numbers())
+    probes = digits.probe(h, y, 4, 1e-2, 300, ("probe",))
+    assert digits.accuracy(probes, h[0], y[0]) == 1.0
+    assert digits.accuracy(probes, h[0], (y[0] + 1) % 4) == 0.0
+    start = digits.probe(h, y, 4, 1e-2, 0, ("probe",))
+    assert all((p.abs() <= 5**-0.5).all() for p in start)
+    layer = torch.nn.Linear(5, 4)
+    with torch.no_grad():
+        layer.weight.copy_(start[0][1].T)
+        layer.bias.copy_(start[1][1, 0])
+    optimizer = torch.optim.Adam(layer.parameters(), 1e-2)
+    for _ in range(300):
+        optimizer.zero_grad()
+        F.cross_entropy(layer(h[1]), y[1]).backward()
+        optimizer.step()
+    torch.testing.assert_close(layer.weight.T, probes[0][1], rtol=1e-3, atol=1e-4)
+
+
+def test_the_digits_preset_leaves_a_record_and_resumes(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    record = run(folder, "--preset", "ropedia-digits", "--pretrain-steps", "3", "--linear-epochs", "2")
+    assert record.metrics.keys() == {"train_loss", "probe_accuracy", "probe_accuracy_random"}
+    assert record.metrics["train_loss"] == pytest.approx(math.log(511), abs=0.01)
+    assert record.curves["train_loss"][1][-1] == pytest.approx(record.metrics["train_loss"], rel=1e-5)
+    assert set(record.claims) == {
+        f"simclr/ropedia-digits/{name}" for name in ("probe", "probe-random", "beats-random", "train-loss")
+    }
+    shutil.rmtree(folder / "records")  # as if it had been killed before its end
+    with pytest.raises(SystemExit):
+        launch("simclr", ["--resume", str(folder)])
+    assert read(next(folder.glob("records/*.json"))).metrics == record.metrics

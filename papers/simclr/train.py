@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from common.data import images
 from common.data.batches import Batches
 from common.errors import UserError
-from common.fit import stop_unless_finite
+from common.fit import fit, stop_unless_finite
 from common.metrics import mean_over
 from common.optim import Schedule, half_cosine
+from common.random import generator
 from common.run import Run
+from papers.simclr import digits
 from papers.simclr.augment import Style, Views, to_channels_last, to_rows
 from papers.simclr.config import Config
 from papers.simclr.lars import LARS
@@ -36,8 +38,10 @@ def build(cfg: Config) -> Net:
     return Net(encoder, head, apart=cfg.dialect == "lightly")
 
 
-def make_optimizer(cfg: Config, model: Net) -> torch.optim.Optimizer:
+def make_optimizer(cfg: Config, model: nn.Module) -> torch.optim.Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
+    if cfg.optimizer == "adam":
+        return torch.optim.Adam(parameters, cfg.peak_lr, weight_decay=cfg.weight_decay, fused=True)
     if cfg.optimizer == "sgd":
         return torch.optim.SGD(parameters, cfg.peak_lr, momentum=0.9, weight_decay=cfg.weight_decay, fused=True)
     weights = {"params": [p for p in parameters if p.ndim > 1]}
@@ -63,14 +67,13 @@ def load(cfg: Config, run: Run) -> images.Images:
     """The data set.
 
     Raises:
-        UserError: it is not square, coloured, of ten classes, or too small.
+        UserError: it is not square, of ten classes, as colourful as the net wants it, or too small.
     """
     read = images.load(cfg.dataset, run.data_dir)
     n, h, w, c = read.train.shape
-    if h != w or c != 3 or int(read.train_labels.max()) >= CLASSES:
-        raise UserError(
-            f"{cfg.dataset} has pictures of {h}x{w}x{c}; squares of three colours in ten classes are wanted"
-        )
+    wanted, colours = (3, "three colours") if cfg.experiment == "resnet" else (1, "one colour")
+    if h != w or c != wanted or int(read.train_labels.max()) >= CLASSES:
+        raise UserError(f"{cfg.dataset} has pictures of {h}x{w}x{c}; squares of {colours} in ten classes are wanted")
     if n < cfg.train_images or len(read.test) < cfg.test_images:
         raise UserError(
             f"{cfg.dataset} has {n} training and {len(read.test)} test pictures, fewer than the preset states"
@@ -110,6 +113,59 @@ class Probe(nn.Module):
 
 def train(cfg: Config, run: Run) -> None:
     """Pre-train, freeze the encoder, train the classifier; the test split is looked at once, at the end."""
+    {"resnet": pretrain_resnet, "digits": pretrain_digits}[cfg.experiment](cfg, run)
+
+
+def pretrain_digits(cfg: Config, run: Run) -> None:
+    """Ropedia Academy's small net; its encoder and an untrained one are probed with a few labels."""
+    if cfg.objective != "contrastive":
+        raise UserError("--experiment digits is contrastive; it has no supervised baseline")
+    read = load(cfg, run)
+    n, m, seed, steps = cfg.train_images, cfg.test_images, run.seeds[0], cfg.train_steps
+    ink = float(read.train.max())  # 16 levels in scikit-learn's digits
+
+    def pixels(images: Tensor) -> Tensor:
+        x = (images / ink).permute(0, 3, 1, 2)
+        return x.to(run.device, memory_format=torch.channels_last)
+
+    seen, test = pixels(read.train[:n]), pixels(read.test[:m])
+    net, untrained = digits.Net(cfg.projection), digits.Net(cfg.projection)
+    for model, purpose in ((net, "initialise"), (untrained, "untrained")):
+        model.initialise(generator(seed, purpose))
+        model.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    last = torch.zeros((), device=run.device)
+
+    def batch(step: int) -> Tensor:
+        """Both views of pictures drawn with replacement (code)."""
+        draw = generator(seed, "batch", step)
+        x = seen[torch.randint(n, (cfg.batch_size,), generator=draw).to(run.device)]
+        views = torch.stack([digits.view(x, digits.drawn(x.shape, draw)) for _ in range(2)])
+        return run.share(views, 1).flatten(0, 1)
+
+    def loss(model: nn.Module, x: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        value, accuracy = nt_xent(model(x), cfg.temperature, cfg.normalised)
+        if step == steps - 1:
+            last.copy_(run.mean(value.detach()))  # one batch's, before its update (code)
+        return value, {"train_loss": value, "train_accuracy": 100 * accuracy}
+
+    fit(
+        run, net, make_optimizer(cfg, net), batch, loss, steps, log_every=max(1, steps // 100), state={"last": last},
+        schedule=lambda step: half_cosine(step, max(1, steps - 1), floor=0.1),
+    )  # fmt: skip
+
+    chosen = digits.labelled(n, cfg.linear_labels, cfg.linear_draws)
+    labels, test_labels = read.train_labels[chosen].to(run.device), read.test_labels[:m].to(run.device)
+    metrics = {"train_loss": float(last)}
+    for name, model in (("probe_accuracy", net), ("probe_accuracy_random", untrained)):
+        with torch.no_grad():
+            h, h_test = model.encoder(seen)[chosen.to(run.device)], model.encoder(test)
+        probes = digits.probe(h, labels, CLASSES, cfg.linear_lr, cfg.linear_steps, (seed, name))
+        metrics[name] = digits.accuracy(probes, h_test, test_labels)
+    run.finish([metrics])
+
+
+def pretrain_resnet(cfg: Config, run: Run) -> None:
+    """The paper's experiments."""
     read = load(cfg, run)
     seen = Pictures(cfg, run, read.train, read.train_labels, cfg.train_images)
     seed, contrastive = run.seeds[0], cfg.objective == "contrastive"
