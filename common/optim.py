@@ -45,6 +45,19 @@ def half_cosine(done: float, total: float = 1.0, floor: float = 0.0) -> float:
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done / total))
 
 
+def one_cycle(warmup_steps: float, total_steps: int, start: float, end: float, top: float = 1.0) -> Schedule:
+    """Half a cosine from `start` to `top` over the warm-up, another on to `end` (torch's OneCycleLR, whose first step
+    is at `start`, the last of the warm-up at `top`, and the last of all at `end`)."""
+    peak = warmup_steps - 1
+
+    def at(step: int) -> float:
+        if step < peak:
+            return top + (start - top) * half_cosine(step, peak)
+        return end + (top - end) * half_cosine(step - peak, total_steps - 1 - peak)
+
+    return at
+
+
 def warmup_cosine(warmup_steps: int, total_steps: int, floor: float = 0.0) -> Schedule:
     """Linear from 0 to 1 over the warm-up, then half a cosine down to `floor`."""
 

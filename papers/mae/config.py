@@ -1,9 +1,10 @@
-"""The paper's protocols (Tables 1 to 3, 8 to 12, Figures 5 and 9), another's on CIFAR-10, and our scaled trends."""
+"""The paper's protocols (Tables 1 to 3, 8 to 12, Figures 5 and 9), two by others, and our scaled trends."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 IMAGENET, CIFAR, TIMED = "ILSVRC/imagenet-1k", "uoft-cs/cifar10", "generated/timing"
+MNIST = "ylecun/mnist"
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Config:
     heads: int = 16  # of the encoder (ViT-L)
     decoder_width: int = 512  # Table 1b
     decoder_depth: int = 8  # blocks of the decoder (Table 1a)
-    dialect: Literal["mae", "icaruswizard"] = "mae"  # whose details of architecture, start, decay and schedule (README)
+    dialect: Literal["mae", "icaruswizard", "vordmekh"] = "mae"  # whose architecture, start, decay, schedule (README)
     mask: Literal["random", "block", "grid"] = "random"  # which patches are masked (Table 1f)
     mask_ratio: float = 0.75  # share of them (Section 4.1)
     mask_tokens: Literal["decoder", "encoder"] = "decoder"  # where they come in (Table 1c)
@@ -32,11 +33,14 @@ class Config:
     weight_decay: float = 0.05  # Table 8
     epochs: int = 800  # of pre-training (Table 1; Table 3: 1600); with generated/timing: steps that are timed
     warmup_epochs: float = 40.0  # Table 8
-    evaluations: tuple[str, ...] = ("finetune", "linear")  # linear, random, finetune, scratch, partial-<blocks>
+    dropout: float = 0.0  # of attention weights and all branches, in pre-training and fine-tuning (vordmekh alone)
+    evaluations: tuple[str, ...] = ("finetune", "linear")  # linear, random, knn, finetune, scratch, partial-<n>
     pool: Literal["token", "mean"] = "token"  # what they classify: class token or mean of the patches (A.1: either)
     linear_epochs: int = 90  # a ninth of them warms up (Table 10)
     linear_batch_size: int = 16_384  # Table 10
     linear_base_lr: float = 0.1  # Table 10
+    linear_weight_decay: float = 0.0  # of vordmekh's probe, by AdamW (Table 10: 0)
+    neighbours: int = 5  # of knn, which looks among the training pictures by the cosine of features (vordmekh: knn.py)
     tune_epochs: int = 50  # of fine-tuning (Table 9: 100 for B, 50 for L and H)
     tune_warmup_epochs: float = 5.0  # Table 9
     tune_batch_size: int = 1_024  # Table 9
@@ -53,8 +57,13 @@ class Config:
 
     @property
     def decoder_heads(self) -> int:
-        """Heads of 32 units (code: 16 for 512); IcarusWizard: as many as the encoder's."""
-        return self.heads if self.dialect == "icaruswizard" else max(1, self.decoder_width // 32)
+        """Heads of 32 units (code: 16 for 512); the others: as many as the encoder's."""
+        return max(1, self.decoder_width // 32) if self.dialect == "mae" else self.heads
+
+    @property
+    def channels(self) -> int:
+        """Of a picture; VordMekh_project's digits are grey."""
+        return 1 if self.dialect == "vordmekh" else 3
 
     @property
     def lr(self) -> float:
@@ -114,6 +123,18 @@ PRESETS["icaruswizard"] = replace(
     tune_epochs=100, tune_batch_size=128, layer_decay=1.0,
 )  # fmt: skip
 PRESETS["icaruswizard-400"] = replace(PRESETS["icaruswizard"], epochs=400, warmup_epochs=40.0)
+
+# ---- VordMekh_project at 0320259: digits in patches of 7 (mae.py, knn.py, classify.py); 30 % of the steps warm up
+PRESETS["vordmekh-50"] = Config(
+    dataset=MNIST, train_images=60_000, test_images=10_000, resolution=28, patch=7, width=128, depth=4, heads=4,
+    decoder_width=64, decoder_depth=2, dialect="vordmekh", crop="none", batch_size=256, base_lr=1.5e-3, epochs=50,
+    warmup_epochs=15.0, dropout=0.1, evaluations=("knn", "linear"), pool="mean", linear_epochs=50,
+    linear_batch_size=256, linear_base_lr=1e-3, linear_weight_decay=0.05, tune_epochs=10, tune_warmup_epochs=0.0,
+    tune_batch_size=256, layer_decay=1.0, drop_path=0.0, tune_augment="none",
+)  # fmt: skip
+PRESETS["vordmekh-50-tuned"] = replace(PRESETS["vordmekh-50"], evaluations=("finetune",))
+PRESETS["vordmekh-300"] = replace(PRESETS["vordmekh-50"], epochs=300, warmup_epochs=90.0)
+PRESETS["vordmekh-random"] = replace(PRESETS["vordmekh-50"], epochs=0, evaluations=("random",))
 
 # ---- the paper's trends, scaled to CIFAR-10: ViT-Tiny with patches of 4
 _SCALED = replace(

@@ -5,7 +5,7 @@ CVPR 2022, arXiv 2111.06377. What the text leaves out follows the authors' PyTor
 at efb2a80 ("code" below); the paper's own runs were in TensorFlow.
 
 Glossary (code: paper, shape)
-    x               pictures, (b, 3, h, w)
+    x               pictures, (b, 3, h, w); digits have one channel
     p, g, n         side of a patch in pixels, patches along a side, patches N = g * g
     patches         pixels of each patch, (b, n, p * p * 3): rows, columns, then channels (the code's patchify)
     k, m            visible and masked patches of a picture, k + m = n
@@ -13,9 +13,11 @@ Glossary (code: paper, shape)
                     implementation")
     z               tokens, (b, tokens, d); d is the width of the encoder, e that of the decoder
     paths           multipliers of residual branches, (b, depth, 2): 0 where a branch is left out (stochastic depth)
+    drop            dropout of one training step; none: nothing is dropped
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple, cast
 
 import torch
@@ -26,8 +28,10 @@ from torch.nn import functional as F
 from common.attention import attention
 from common.batchnorm import BatchNorm
 from common.errors import UserError
+from common.random import generator
 
 Mask = Literal["random", "block", "grid"]
+Drop = Callable[[Tensor], Tensor] | None
 ALL = slice(None)  # tokens
 
 
@@ -39,11 +43,14 @@ class Dialect(NamedTuple):
     learned: bool  # positions are learned, and the encoder's class token has none; else sines and cosines
     bridge: bool  # the decoder has an embedding of its own and a last normalisation
     xavier: bool  # initial weights; else torch's defaults
+    class_token: bool  # beside the patches
+    copied: bool  # all blocks of a stack start with the same weights, as nn.TransformerEncoder's copies of a layer do
 
 
 DIALECTS = {
-    "mae": Dialect(1e-6, True, False, True, True),
-    "icaruswizard": Dialect(1e-5, False, True, False, False),  # IcarusWizard/MAE, model.py
+    "mae": Dialect(1e-6, True, False, True, True, True, False),
+    "icaruswizard": Dialect(1e-5, False, True, False, False, True, False),  # IcarusWizard/MAE, model.py
+    "vordmekh": Dialect(1e-5, True, True, True, False, False, True),  # VordMekh_project, mae_patch_embd/mae.py
 }
 
 
@@ -101,6 +108,28 @@ def noise(kind: Mask, b: int, g: int, generator: torch.Generator) -> Tensor:
     return u - first + count
 
 
+class Dropout:
+    """Dropout of one training step: random numbers depend on a key and on the order in which it is asked.
+
+    Every process draws for the whole batch and keeps its rows. Sixteen bits an entry, so that the rate is one of
+    1 / 65,536 steps (0.1 is 0.100006): a draw of 64 bits for four entries takes a twelfth of the time of torch's own
+    dropout on a CPU, which draws one number each (14 ms and 176 for 6.8 million).
+    """
+
+    def __init__(
+        self, rate: float, *key: int | str, device: torch.device | str = "cpu", part: tuple[int, int] = (0, 1)
+    ) -> None:
+        dropped = round(65_536 * rate)
+        self.threshold, self.scale = dropped - 32_768, 65_536 / (65_536 - dropped)
+        self.draw, self.part = generator(*key, device=device), part
+
+    def __call__(self, x: Tensor) -> Tensor:
+        (rank, world), n = self.part, x.numel()
+        whole = torch.empty(-(-n * world // 4), dtype=torch.int64, device=self.draw.device)
+        bits = whole.random_(-(2**63), None, generator=self.draw).view(torch.int16)[rank * n : (rank + 1) * n]
+        return x * (bits >= self.threshold).to(x.dtype).mul_(self.scale).view(x.shape)
+
+
 class Block(nn.Module):
     """A transformer block: z + MSA(LN(z)), then z + MLP(LN(z)) (Section 3 and A.1: the standard ViT's)."""
 
@@ -113,8 +142,10 @@ class Block(nn.Module):
         self.qkv, self.out = nn.Linear(d, 3 * d, bias=dialect.qkv_bias), nn.Linear(d, d)
         self.mlp1, self.mlp2 = nn.Linear(d, 4 * d), nn.Linear(4 * d, d)
 
-    def forward(self, z: Tensor, paths: Tensor | None = None, read: slice = ALL) -> Tensor:
+    def forward(self, z: Tensor, paths: Tensor | None = None, read: slice = ALL, drop: Drop = None) -> Tensor:
         """(b, n, d) -> the tokens that will be read, (b, r, d), which alone ask and pass the MLP; paths (b, 2)."""
+        if drop is None:
+            drop = same
         h = self.norm1(z)
         if read == ALL:
             q, k, v = self.qkv(h).chunk(3, -1)
@@ -124,21 +155,29 @@ class Block(nn.Module):
             q = F.linear(h[:, read], weight[:d], None if bias is None else bias[:d])
             k, v = F.linear(h, weight[d:], None if bias is None else bias[d:]).chunk(2, -1)
         q, k, v = (rearrange(part, "b n (heads c) -> b heads n c", heads=self.heads) for part in (q, k, v))
-        a = self.out(rearrange(attention(q, k, v, q.shape[-1] ** -0.5), "b heads n c -> b n (heads c)"))
+        scale = q.shape[-1] ** -0.5
+        a = attention(q, k, v, scale) if drop is same else drop((q * scale @ k.mT).softmax(-1)) @ v
+        a = drop(self.out(rearrange(a, "b heads n c -> b n (heads c)")))
         z = z + (a if paths is None else a * paths[:, 0, None, None])
-        a = self.mlp2(F.gelu(self.mlp1(self.norm2(z))))
+        a = drop(self.mlp2(drop(F.gelu(self.mlp1(self.norm2(z))))))
         return z + (a if paths is None else a * paths[:, 1, None, None])
 
 
-def through(blocks: nn.ModuleList, z: Tensor, paths: Tensor | None = None, read: slice = ALL) -> Tensor:
+def same(x: Tensor) -> Tensor:
+    return x
+
+
+def through(
+    blocks: nn.ModuleList, z: Tensor, paths: Tensor | None = None, read: slice = ALL, drop: Drop = None
+) -> Tensor:
     """All blocks; of what the last one makes only what will be read."""
     for i, block in enumerate(blocks):
-        z = block(z, None if paths is None else paths[:, i], read if i == len(blocks) - 1 else ALL)
+        z = block(z, None if paths is None else paths[:, i], read if i == len(blocks) - 1 else ALL, drop)
     return z
 
 
 class Encoder(nn.Module):
-    """A ViT over whichever patches it is given, and a class token (Section 3, "MAE encoder")."""
+    """A ViT over whichever patches it is given, and a class token (Section 3, "MAE encoder"; not in all dialects)."""
 
     def __init__(
         self,
@@ -149,6 +188,7 @@ class Encoder(nn.Module):
         heads: int,
         dialect: str,
         pool: Literal["token", "mean"] = "token",
+        channels: int = 3,
     ) -> None:
         super().__init__()
         if resolution % p:
@@ -156,8 +196,10 @@ class Encoder(nn.Module):
         if d % 4:
             raise UserError(f"a width of {d} must be a multiple of 4: sine and cosine of row and column")
         self.dialect, self.p, self.g, self.d, self.pool = DIALECTS[dialect], p, resolution // p, d, pool
-        self.embedding = nn.Linear(p * p * 3, d)  # what the code does as a convolution
-        self.class_token = nn.Parameter(torch.empty(1, 1, d))
+        if pool == "token" and not self.dialect.class_token:
+            raise UserError("this dialect has no class token: leave --pool mean")
+        self.embedding = nn.Linear(p * p * channels, d)  # what the code does as a convolution
+        self.class_token = nn.Parameter(torch.empty(1, 1, d)) if self.dialect.class_token else None
         rows = self.g**2 + (not self.dialect.learned)
         self.positions = nn.Parameter(torch.empty(1, rows, d), requires_grad=self.dialect.learned)
         self.blocks = nn.ModuleList(Block(d, heads, self.dialect) for _ in range(depth))
@@ -170,18 +212,19 @@ class Encoder(nn.Module):
             return self.embedding(patches) + positions
         return self.embedding(taken(patches, order)) + taken(positions, order)
 
-    def forward(self, z: Tensor, paths: Tensor | None = None, read: slice = ALL) -> Tensor:
-        """Tokens (b, k, d) -> those that will be read of (b, 1 + k, d), the class token first."""
-        first: Tensor = self.class_token
-        if not self.dialect.learned:
-            first = first + self.positions[:, :1]
-        z = torch.cat([first.expand(len(z), -1, -1).to(z.dtype), z], 1)
-        return self.norm(through(self.blocks, z, paths, read))
+    def forward(self, z: Tensor, paths: Tensor | None = None, read: slice = ALL, drop: Drop = None) -> Tensor:
+        """Tokens (b, k, d) -> those that will be read of (b, 1 + k, d), the class token, if there is one, first."""
+        if self.class_token is not None:
+            first: Tensor = self.class_token
+            if not self.dialect.learned:
+                first = first + self.positions[:, :1]
+            z = torch.cat([first.expand(len(z), -1, -1).to(z.dtype), z], 1)
+        return self.norm(through(self.blocks, z, paths, read, drop))
 
-    def features(self, x: Tensor, paths: Tensor | None = None) -> Tensor:
+    def features(self, x: Tensor, paths: Tensor | None = None, drop: Drop = None) -> Tensor:
         """The class token of whole pictures, or the mean of their patches' tokens: (b, d) (A.1)."""
-        read = slice(0, 1) if self.pool == "token" else slice(1, None)
-        return self(self.tokens(patchify(x, self.p), None), paths, read).mean(1)
+        read = slice(0, 1) if self.pool == "token" else slice(1, None) if self.dialect.class_token else ALL
+        return self(self.tokens(patchify(x, self.p), None), paths, read, drop).mean(1)
 
 
 class MAE(nn.Module):
@@ -209,6 +252,7 @@ class MAE(nn.Module):
         encoded_masks: bool = False,
         normalised: bool = False,
         loss_on_all: bool = False,
+        channels: int = 3,
     ) -> None:
         super().__init__()
         d, dialect = encoder.d, encoder.dialect
@@ -227,26 +271,27 @@ class MAE(nn.Module):
         )  # fmt: skip
         self.mask_token = nn.Parameter(torch.empty(1, 1, d if encoded_masks else e))
         self.decoder_embedding = nn.Linear(d, e) if dialect.bridge else nn.Identity()
-        self.decoder_positions = nn.Parameter(torch.empty(1, 1 + n, e), requires_grad=dialect.learned)
+        self.first = int(dialect.class_token)  # where the patches begin
+        self.decoder_positions = nn.Parameter(torch.empty(1, self.first + n, e), requires_grad=dialect.learned)
         self.decoder_blocks = nn.ModuleList(Block(e, decoder_heads, dialect) for _ in range(decoder_depth))
         self.decoder_norm = nn.LayerNorm(e, dialect.eps) if dialect.bridge else nn.Identity()
-        self.prediction = nn.Linear(e, encoder.p**2 * 3)
+        self.prediction = nn.Linear(e, encoder.p**2 * channels)
 
-    def decoded(self, patches: Tensor, order: Tensor) -> Tensor:
+    def decoded(self, patches: Tensor, order: Tensor, drop: Drop = None) -> Tensor:
         """Predicted pixels of the patches in an order, visible ones first where they count: (b, m or n, p * p * 3)."""
         b, n = order.shape
         z = self.encoder.tokens(patches, order[:, : self.k])
         masks = self.mask_token.expand(b, n - self.k, -1)
         if self.encoded_masks:
             positions = taken(self.encoder.positions[:, -n:], order[:, self.k :])
-            z = self.decoder_embedding(self.encoder(torch.cat([z, masks + positions], 1)))
+            z = self.decoder_embedding(self.encoder(torch.cat([z, masks + positions], 1), drop=drop))
         else:
-            z = self.decoder_embedding(self.encoder(z))
+            z = self.decoder_embedding(self.encoder(z, drop=drop))
             z = torch.cat([z, masks.to(z.dtype)], 1)
-        at = F.pad(order + 1, (1, 0))  # the class token's place is 0
+        at = F.pad(order + self.first, (self.first, 0))  # the class token's place is 0
         z = z + taken(self.decoder_positions, at)
-        read = slice(1 if self.loss_on_all else 1 + self.k, None)
-        return self.prediction(self.decoder_norm(through(self.decoder_blocks, z, read=read)))
+        read = slice(self.first if self.loss_on_all else self.first + self.k, None)
+        return self.prediction(self.decoder_norm(through(self.decoder_blocks, z, read=read, drop=drop)))
 
     def target(self, patches: Tensor) -> Tensor:
         if not self.normalised:
@@ -254,16 +299,16 @@ class MAE(nn.Module):
         variance, mean = torch.var_mean(patches, -1, keepdim=True)
         return (patches - mean) / (variance + 1e-6).sqrt()
 
-    def losses(self, x: Tensor, noise: Tensor) -> Tensor:
+    def losses(self, x: Tensor, noise: Tensor, drop: Drop = None) -> Tensor:
         """Squared error of each picture, the mean over pixels of its masked (or all) patches: (b,)."""
         patches, order = patchify(x, self.encoder.p), noise.argsort(1)
-        predicted = self.decoded(patches, order).to(patches.dtype)
+        predicted = self.decoded(patches, order, drop).to(patches.dtype)
         wanted = self.target(taken(patches, order[:, -predicted.shape[1] :]))
         return (predicted - wanted).square().mean((1, 2))
 
-    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+    def forward(self, x: Tensor, noise: Tensor, drop: Drop = None) -> Tensor:
         """The loss of a batch (every picture has as many masked patches)."""
-        return self.losses(x, noise).mean()
+        return self.losses(x, noise, drop).mean()
 
     @torch.no_grad()
     def reconstructed(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -305,9 +350,9 @@ class Classifier(nn.Module):
             for module in learning:
                 module.requires_grad_(True)
 
-    def forward(self, x: Tensor, paths: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, paths: Tensor | None = None, drop: Drop = None) -> Tensor:
         """(b, 3, h, w) -> logits (b, classes)."""
-        return self.head(self.encoder.features(x, paths))
+        return self.head(self.encoder.features(x, paths, drop))
 
     def layers(self) -> list[list[tuple[str, nn.Parameter]]]:
         """Parameters by layer, from the patches to the head (code: lr_decay.py)."""
@@ -346,7 +391,17 @@ def initialise(model: MAE, generator: torch.Generator) -> None:
             if module.bias is not None:
                 module.bias.zero_() if xavier else module.bias.uniform_(-bound, bound, generator=generator)
     for table in (encoder.class_token, model.mask_token, encoder.positions, model.decoder_positions):
-        table.normal_(0.0, 0.02, generator=generator)
+        if table is not None:
+            table.normal_(0.0, 0.02, generator=generator)
+    if encoder.dialect.copied:  # nn.MultiheadAttention: Xavier uniform for q, k and v as one matrix, no biases
+        for blocks in (encoder.blocks, model.decoder_blocks):
+            first = cast(Block, blocks[0])
+            bound = math.sqrt(6 / sum(first.qkv.weight.shape))
+            first.qkv.weight.uniform_(-bound, bound, generator=generator)
+            first.qkv.bias.zero_()
+            first.out.bias.zero_()
+            for block in blocks:
+                block.load_state_dict(first.state_dict())
     if not encoder.dialect.learned:
         encoder.positions.copy_(sines(encoder.g, encoder.d))
         model.decoder_positions.copy_(sines(encoder.g, model.decoder_positions.shape[2]))
@@ -362,3 +417,9 @@ def initialise_head(head: nn.Linear, generator: torch.Generator, sd: float | Non
     else:
         head.weight.normal_(0.0, sd, generator=generator)
         head.bias.zero_()
+
+
+def votes(queries: Tensor, references: Tensor, labels: Tensor, k: int, classes: int) -> Tensor:
+    """How many of the k nearest references (m, d), by Euclidean distance, are of which class: (b, classes)."""
+    distance = torch.addmm(references.square().sum(1)[None], queries, references.T, alpha=-2)  # less the query's square
+    return F.one_hot(labels[distance.topk(k, largest=False).indices], classes).sum(1)

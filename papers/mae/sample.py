@@ -7,16 +7,14 @@ import torch
 from torch import Tensor
 
 
-def save_reconstructions(path: Path, x: Tensor, whole: Tensor, masked: Tensor, levels: tuple[Any, Any]) -> None:
+def save_reconstructions(path: Path, x: Tensor, whole: Tensor, masked: Tensor, mean: Any, sd: Any) -> None:
     """Three rows of a PNG file: seen by the encoder, reconstructed (visible patches as they were), the truth.
 
     Args:
         x, whole: (b, 3, h, w), normalised; masked: (b, 1, h, w), 1 where a pixel was.
-        levels: mean and deviation the values were normalised with, from 0 to 255.
+        mean, sd: what the values were normalised with, from 0 to 255.
     """
     from PIL import Image
-
-    mean, sd = levels
 
     def pixels(x: Tensor) -> Tensor:
         return (x.permute(0, 2, 3, 1) * sd + mean).round().clamp(0, 255)
@@ -28,4 +26,4 @@ def save_reconstructions(path: Path, x: Tensor, whole: Tensor, masked: Tensor, l
     sheet = rows.permute(0, 2, 1, 3, 4).reshape(three * h, b * w, c)
     scale = max(1, 96 // h)
     sheet = sheet.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
-    Image.fromarray(sheet.to(torch.uint8).cpu().numpy()).save(path)
+    Image.fromarray(sheet.squeeze(2).to(torch.uint8).cpu().numpy()).save(path)  # no third axis for grey

@@ -233,7 +233,7 @@ def test_learning_rates_of_layers_and_steps() -> None:
     assert of(model.encoder.norm.weight) == (1.0, 0.0)
     assert of(cast(Block, model.encoder.blocks[2]).mlp1.weight) == (0.5, 0.1)
     assert of(model.encoder.embedding.weight) == (0.0625, 0.1)
-    assert of(model.encoder.class_token) == of(model.encoder.positions) == (0.0625, 0.0)
+    assert of(cast(Tensor, model.encoder.class_token)) == of(model.encoder.positions) == (0.0625, 0.0)
     at = schedule(PRESETS["table1"], 800, 40, 312)
     assert [at(0), at(20 * 312), at(40 * 312), at(420 * 312), at(800 * 312)] == pytest.approx([0, 0.5, 1, 0.5, 0])
     at = schedule(PRESETS["icaruswizard"], 100, 5, 390)

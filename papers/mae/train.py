@@ -8,7 +8,7 @@ if __name__ == "__main__":  # --help and --dry-run answer before torch is loaded
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -24,34 +24,37 @@ from common.ema import EMA
 from common.errors import UserError
 from common.fit import stop_unless_finite
 from common.metrics import mean_of, mean_over
-from common.optim import decay_groups, half_cosine
+from common.optim import Schedule, decay_groups, half_cosine, one_cycle
 from common.random import generator, integer
 from common.run import Run
 from papers.mae import data
 from papers.mae.audit import build
 from papers.mae.config import IMAGENET, TIMED, Config
-from papers.mae.model import MAE, Classifier, Encoder, Probe, initialise, initialise_head, noise
+from papers.mae.model import MAE, Classifier, Dropout, Encoder, Probe, initialise, initialise_head, noise, votes
 from papers.mae.sample import save_reconstructions
 from papers.mae.timing import time_steps
 
 SEEDS = "single"  # one seed after the other; processes share each batch
 EVALUATED, SHOWN = 250, 8  # pictures at a time; test pictures drawn in the run's folder
-Batch = tuple[Tensor, Tensor]  # x (b, 3, h, w), y (b,)
+Batch = tuple[Tensor, Tensor]  # x (b, 3 or 1, h, w), y (b,)
 
 
 # ---- pictures
 
 
 class Whole:
-    """A small set on the device, values from -1 to 1. What is not trained on is for validation."""
+    """A small set on the device, values from -1 to 1 (vordmekh: 0 to 1). What is not trained on is for validation."""
 
     def __init__(self, cfg: Config, run: Run) -> None:
         self.cfg, self.run = cfg, run
+        self.levels = (0.0, 255.0) if cfg.dialect == "vordmekh" else (127.5, 127.5)  # mean and scale
         read = images.load(cfg.dataset, run.data_dir)
         run.read(cfg.dataset, read.fingerprint)
         side = read.train.shape[1]
-        if side != cfg.resolution or read.train.shape[3] != 3:
-            raise UserError(f"{cfg.dataset} has pictures of {side} pixels, not {cfg.resolution}, or no three channels")
+        if side != cfg.resolution or read.train.shape[3] != cfg.channels:
+            raise UserError(
+                f"{cfg.dataset} has pictures of {side} pixels, not {cfg.resolution}, or not {cfg.channels} channel(s)"
+            )
         n, last = cfg.train_images, cfg.test_images
         if n > len(read.train) or last > len(read.test):
             raise UserError(f"{cfg.dataset} has {len(read.train)} training and {len(read.test)} test pictures only")
@@ -67,15 +70,16 @@ class Whole:
         if kind == "strong":
             raise UserError("tune_augment strong needs a streamed set; take fixed or none")
         x, y = self.splits["train"]
-        seed = integer(self.run.seeds[0], name)
+        seed, (mean, scale) = integer(self.run.seeds[0], name), self.levels
         return ImageBatches(
-            x, y, batch_size, seed, margin=4 if kind == "fixed" else 0, flip=kind != "none", mean=127.5, scale=127.5,
+            x, y, batch_size, seed, margin=4 if kind == "fixed" else 0, flip=kind != "none", mean=mean, scale=scale,
             transform=data.random_boxes(len(x), seed, x.device) if kind == "random" else None, share=self.run.share,
+            drop_last=name == "pretraining" or drops_last(self.cfg),
         )  # fmt: skip
 
     def pictures(self, split: str, chosen: slice) -> Batch:
         x, y = self.splits[split]
-        return normalise(x[chosen], 127.5, 127.5), y[chosen]
+        return normalise(x[chosen], *self.levels), y[chosen]
 
     def mean(self, split: str, value: Callable[[Tensor, Tensor, int], Tensor]) -> float:
         """Mean of value(x, y, place of the first one), (b,), over a split."""
@@ -85,12 +89,11 @@ class Whole:
     def features(self, name: str, encoder: Encoder) -> Callable[[int], Batch]:
         """step -> features and labels; without augmentation they are taken once."""
         y = self.splits["train"][1]
-        batches = Batches(len(y), self.cfg.linear_batch_size, [integer(self.run.seeds[0], name)], self.run.device)
-
-        @cache
-        def all_of_them() -> Tensor:
-            parts = (slice(i, i + EVALUATED) for i in range(0, len(y), EVALUATED))
-            return torch.cat([frozen(self.run, encoder, self.pictures("train", part)[0]) for part in parts])
+        batches = Batches(
+            len(y), self.cfg.linear_batch_size, [integer(self.run.seeds[0], name)], self.run.device,
+            drop_last=drops_last(self.cfg),
+        )  # fmt: skip
+        all_of_them = cache(lambda: self.all_features(encoder))
 
         def batch(step: int) -> Batch:
             index = self.run.share(batches.index(step)[0])
@@ -98,13 +101,18 @@ class Whole:
 
         return batch
 
+    def all_features(self, encoder: Encoder) -> Tensor:
+        """Of the training pictures, (n, d)."""
+        parts = (slice(i, i + EVALUATED) for i in range(0, len(self.splits["train"][1]), EVALUATED))
+        return torch.cat([frozen(self.run, encoder, self.pictures("train", part)[0]) for part in parts])
+
 
 class Streamed:
     """ImageNet: decoded ahead by threads."""
 
     def __init__(self, cfg: Config, run: Run) -> None:
         self.cfg, self.run, self.n = cfg, run, cfg.test_images
-        self.centre, self.sd = (255 * torch.tensor(v, device=run.device) for v in (data.MEAN, data.SD))
+        self.levels = [255 * torch.tensor(v, device=run.device) for v in (data.MEAN, data.SD)]
         view = data.evaluation_view(cfg.resolution)
         self.test = ImageStream(cfg.dataset, "validation", run.data_dir, self.n, EVALUATED, view)
         run.read(cfg.dataset, self.test.fingerprint())
@@ -117,7 +125,7 @@ class Streamed:
         return lambda step: self.prepared(*stream(step))
 
     def prepared(self, x: Tensor, y: Tensor) -> Batch:
-        return normalise(x.to(self.run.device), self.centre, self.sd), y.to(self.run.device)
+        return normalise(x.to(self.run.device), *self.levels), y.to(self.run.device)
 
     def mean(self, split: str, value: Callable[[Tensor, Tensor, int], Tensor]) -> float:
         rank, world = self.run.part
@@ -154,6 +162,22 @@ def frozen(run: Run, encoder: Encoder, x: Tensor) -> Tensor:
 # ---- phases
 
 
+def drops_last(cfg: Config) -> bool:
+    """Whether training with labels leaves out an epoch's last, smaller batch."""
+    return cfg.dialect != "vordmekh"
+
+
+def labelled_updates(cfg: Config, batch_size: int) -> int:
+    """Updates an epoch of training with labels."""
+    return cfg.train_images // batch_size if drops_last(cfg) else -(-cfg.train_images // batch_size)
+
+
+def dropout(cfg: Config, run: Run, name: str, step: int) -> Dropout | None:
+    if not cfg.dropout:
+        return None
+    return Dropout(cfg.dropout, run.seeds[0], name, "dropout", step, device=run.device, part=run.part)
+
+
 class LARS(torch.optim.Optimizer):
     """Momentum, each matrix's gradient scaled to a thousandth of the matrix's norm (code: lars.py); no decay here."""
 
@@ -181,6 +205,8 @@ class Phase:
         loss: (model as `run.wrapped`, step of the phase) -> what to minimise.
         begin: called before the phase's first step; a pure function of what earlier phases have left.
         classify: x -> logits, to be evaluated in the end.
+        beta1: step -> Adam's first coefficient, where it changes.
+        state: what else changes from step to step, for the checkpoint.
     """
 
     name: str
@@ -192,6 +218,8 @@ class Phase:
     begin: Callable[[], object] = lambda: None
     classify: Callable[[Tensor], Tensor] | None = None
     ema: EMA | None = None
+    beta1: Schedule | None = None
+    state: dict[str, Any] = field(default_factory=dict)
     wrapped: Any = field(init=False)
 
     def prepare(self, run: Run) -> dict[str, Any]:
@@ -199,11 +227,15 @@ class Phase:
         self.wrapped = run.wrapped(self.model)
         for group in self.optimizer.param_groups:
             group["initial_lr"] = group["lr"]
-        return {"model": self.model, "optimizer": self.optimizer, **({"ema": self.ema} if self.ema else {})}
+        return {
+            "model": self.model, "optimizer": self.optimizer, **({"ema": self.ema} if self.ema else {}), **self.state,
+        }  # fmt: skip
 
     def update(self, run: Run, step: int, shown_as: int, logged: bool) -> Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self.schedule(step)
+            if self.beta1 is not None:
+                group["betas"] = self.beta1(step), group["betas"][1]
         value = self.loss(self.wrapped, step)
         self.optimizer.zero_grad(set_to_none=True)
         run.accelerator.backward(value)
@@ -216,7 +248,8 @@ class Phase:
 
 
 def schedule(cfg: Config, epochs: float, warmup_epochs: float, per_epoch: int, floor: float = 0.0) -> Any:
-    """step -> multiplier of lr: linear from 0, then half a cosine (code: lr_sched.py); IcarusWizard's once an epoch."""
+    """step -> multiplier of lr: linear from 0, then half a cosine (code: lr_sched.py); IcarusWizard's once an epoch;
+    VordMekh's (with labels) constant."""
 
     def code(step: int) -> float:
         epoch = step / per_epoch
@@ -228,35 +261,48 @@ def schedule(cfg: Config, epochs: float, warmup_epochs: float, per_epoch: int, f
         epoch = step // per_epoch
         return min((epoch + 1) / (warmup_epochs + 1e-8), half_cosine(epoch, epochs))
 
-    return code if cfg.dialect == "mae" else icaruswizard
+    return {"mae": code, "icaruswizard": icaruswizard, "vordmekh": lambda step: 1.0}[cfg.dialect]
 
 
 def pretraining(cfg: Config, run: Run, source: Whole | Streamed, model: MAE) -> Phase:
-    """Table 8."""
+    """Table 8; VordMekh's: OneCycleLR of lr and beta1, and the loss, as trained, of the last epoch is kept."""
     per_epoch = cfg.train_images // cfg.batch_size
+    steps, one_cycled = cfg.epochs * per_epoch, cfg.dialect == "vordmekh"
+    last_epoch = torch.zeros((), dtype=torch.float64, device=run.device)  # sum of its losses
     batches = source.batches("pretraining", cfg.batch_size, cfg.crop)
 
     def loss(model: nn.Module, step: int) -> Tensor:
         x, _ = batches(step)
         draw = generator(run.seeds[0], "mask", step, device=run.device)
-        return model(x, run.share(noise(cfg.mask, cfg.batch_size, cfg.resolution // cfg.patch, draw)))
+        seen = run.share(noise(cfg.mask, cfg.batch_size, cfg.resolution // cfg.patch, draw))
+        value = model(x, seen, dropout(cfg, run, "pretraining", step))
+        if one_cycled and step >= steps - per_epoch:
+            last_epoch.add_(run.mean(value.detach()))
+        return value
 
     groups = decay_groups(model, cfg.weight_decay)
-    if cfg.dialect == "icaruswizard":
+    if cfg.dialect != "mae":
         groups = [{"params": [p for group in groups for p in group["params"]], "weight_decay": cfg.weight_decay}]
+    adamw = partial(torch.optim.AdamW, groups, lr=cfg.lr, fused=True)
+    if not one_cycled:
+        multiplier = schedule(cfg, cfg.epochs, cfg.warmup_epochs, per_epoch)
+        return Phase("pretraining", steps, model, adamw(betas=(0.9, 0.95)), multiplier, loss)
+    cycle = partial(one_cycle, cfg.warmup_epochs * per_epoch, steps)
     return Phase(
-        "pretraining", cfg.epochs * per_epoch, model,
-        torch.optim.AdamW(groups, lr=cfg.lr, betas=(0.9, 0.95), fused=True),
-        schedule(cfg, cfg.epochs, cfg.warmup_epochs, per_epoch), loss,
+        "pretraining", steps, model, adamw(betas=(0.95, 0.999)), cycle(start=1 / 25, end=1 / 25e4), loss,
+        beta1=cycle(start=0.95, top=0.85, end=0.95), state={"last_epoch": last_epoch},
     )  # fmt: skip
 
 
 def probing(cfg: Config, run: Run, source: Whole | Streamed, name: str, encoder: Encoder) -> Phase:
-    """Table 10: a linear classifier of an encoder's features, `linear` after pre-training, `random` without."""
-    per_epoch = cfg.train_images // cfg.linear_batch_size
-    probe = Probe(encoder.d, cfg.classes)
-    initialise_head(probe.head, generator(run.seeds[0], name), 0.01)
+    """Table 10: a linear classifier of an encoder's features, `linear` after pre-training, `random` without. VordMekh's
+    knows no normalisation and learns by AdamW."""
+    per_epoch, plain = labelled_updates(cfg, cfg.linear_batch_size), cfg.dialect == "vordmekh"
+    probe = nn.Linear(encoder.d, cfg.classes) if plain else Probe(encoder.d, cfg.classes)
+    head = probe if isinstance(probe, nn.Linear) else probe.head
+    initialise_head(head, generator(run.seeds[0], name), None if plain else 0.01)
     probe.to(run.device)
+    lr = cfg.linear_base_lr * cfg.linear_batch_size / 256
     batch = source.features(name, encoder)
 
     def loss(model: nn.Module, step: int) -> Tensor:
@@ -265,7 +311,8 @@ def probing(cfg: Config, run: Run, source: Whole | Streamed, name: str, encoder:
 
     return Phase(
         name, cfg.linear_epochs * per_epoch, probe,
-        LARS(probe.head.parameters(), lr=cfg.linear_base_lr * cfg.linear_batch_size / 256),
+        torch.optim.AdamW(head.parameters(), lr, weight_decay=cfg.linear_weight_decay, fused=True) if plain
+        else LARS(head.parameters(), lr),
         schedule(cfg, cfg.linear_epochs, cfg.linear_epochs / 9, per_epoch), loss,
         classify=lambda x: probe(frozen(run, encoder, x)),
     )  # fmt: skip
@@ -277,7 +324,7 @@ def tuning(cfg: Config, run: Run, source: Whole | Streamed, name: str, encoder: 
         tuned = float(name.removeprefix("partial-")) if name.startswith("partial-") else None
     except ValueError:
         raise UserError(f"evaluation {name!r} should read partial-<blocks>, e.g. partial-0.5") from None
-    seed, per_epoch, b = run.seeds[0], cfg.train_images // cfg.tune_batch_size, cfg.tune_batch_size
+    seed, per_epoch, b = run.seeds[0], labelled_updates(cfg, cfg.tune_batch_size), cfg.tune_batch_size
     model = Classifier(copy.deepcopy(start), cfg.classes, tuned)
     initialise_head(model.head, generator(seed, name), 2e-5 if cfg.dialect == "mae" else None)
     model.to(run.device)
@@ -293,7 +340,7 @@ def tuning(cfg: Config, run: Run, source: Whole | Streamed, name: str, encoder: 
             drawn = torch.rand(b, cfg.depth, 2, generator=generator(seed, name, "paths", step))
             paths = run.share((drawn < keep[:, None]) / keep[:, None]).to(run.device)
         if cfg.tune_augment != "strong":
-            return F.cross_entropy(model(x, paths).float(), y)
+            return F.cross_entropy(model(x, paths, dropout(cfg, run, name, step)).float(), y)
         rng = np.random.default_rng(integer(seed, name, "mix", step))
         share, portion = blend(cfg.resolution, rng, mixup=0.8, cutmix=1.0)  # Table 9
         logits = model(x + share.to(x.device) * (x.flip(0) - x), paths).float()  # partners: this process's rows
@@ -310,6 +357,12 @@ def tuning(cfg: Config, run: Run, source: Whole | Streamed, name: str, encoder: 
     )  # fmt: skip
 
 
+def neighbours(cfg: Config, run: Run, source: Whole, encoder: Encoder) -> Callable[[Tensor], Tensor]:
+    """x -> votes of the nearest training pictures, by the cosine of features."""
+    known, y = F.normalize(source.all_features(encoder)), source.splits["train"][1]
+    return lambda x: votes(F.normalize(frozen(run, encoder, x)), known, y, cfg.neighbours, cfg.classes)
+
+
 def layer_groups(cfg: Config, model: Classifier, layer_decay: float) -> list[dict[str, Any]]:
     """Each layer learns slower than the next; one-dimensional parameters, class token and positions do not decay
     (code: lr_decay.py)."""
@@ -320,7 +373,7 @@ def layer_groups(cfg: Config, model: Classifier, layer_decay: float) -> list[dic
         for name, p in layer:
             if p.requires_grad:
                 decays = p.ndim > 1 and name not in ("class_token", "positions")
-                decaying[decays or cfg.dialect == "icaruswizard"].append(p)
+                decaying[decays or cfg.dialect != "mae"].append(p)
         for decays, chosen in decaying.items():
             if chosen:
                 groups.append({"params": chosen, "lr": lr, "weight_decay": cfg.tune_weight_decay if decays else 0.0})
@@ -346,9 +399,13 @@ def train(cfg: Config, run: Run) -> None:
             phases.append(probing(cfg, run, source, name, model.encoder if name == "linear" else start))
         elif name in ("finetune", "scratch") or name.startswith("partial-"):
             phases.append(tuning(cfg, run, source, name, model.encoder, start))
+        elif name == "knn":
+            if isinstance(source, Streamed):
+                raise UserError("evaluation knn needs a set that is kept whole")
         else:
-            raise UserError(f"unknown evaluation {name!r} (known: linear, random, finetune, scratch, partial-<blocks>)")
-    if len({phase.name for phase in phases}) < len(phases):
+            known = "linear, random, knn, finetune, scratch, partial-<blocks>"
+            raise UserError(f"unknown evaluation {name!r} (known: {known})")
+    if len(set(cfg.evaluations)) < len(cfg.evaluations):
         raise UserError(f"evaluations {' '.join(cfg.evaluations)}: one is there twice")
     state = {phase.name: phase.prepare(run) for phase in phases if phase.steps}
     step_of = [(phase, step) for phase in phases for step in range(phase.steps)]
@@ -370,9 +427,15 @@ def measured(cfg: Config, run: Run, source: Whole | Streamed, model: MAE, phases
     """Accuracies of every evaluation, and the error of reconstruction."""
     metrics: dict[str, float] = {}
     seed, g = run.seeds[0], cfg.resolution // cfg.patch
+    classifiers = {}
     for phase in phases:
         phase.model.eval()
-        classify = phase.ema.model.eval() if phase.ema else phase.classify
+        classifiers[phase.name] = phase.ema.model.eval() if phase.ema else phase.classify
+        if "last_epoch" in phase.state and phase.steps:
+            metrics["train_loss"] = phase.state["last_epoch"].item() / (phase.steps // cfg.epochs)
+    if "knn" in cfg.evaluations and isinstance(source, Whole):
+        classifiers["knn"] = neighbours(cfg, run, source, model.encoder)
+    for name, classify in classifiers.items():
 
         def correct(x: Tensor, y: Tensor, _: int, classify: Any = classify) -> Tensor:
             with run.accelerator.autocast():
@@ -380,7 +443,7 @@ def measured(cfg: Config, run: Run, source: Whole | Streamed, model: MAE, phases
 
         for split in ("validation", "test") if classify else ():
             if split == "test" or (isinstance(source, Whole) and len(source.splits[split][0])):
-                metrics[f"{split}_accuracy/{phase.name}"] = 100 * source.mean(split, correct)
+                metrics[f"{split}_accuracy/{name}"] = 100 * source.mean(split, correct)
     if cfg.epochs:
 
         def drawn(b: int, at: int) -> Tensor:
@@ -393,9 +456,7 @@ def measured(cfg: Config, run: Run, source: Whole | Streamed, model: MAE, phases
         metrics["test_loss"] = source.mean("test", error)
         if run.main:
             x, _ = source.pictures("test", slice(0, SHOWN))
-            levels = (127.5, 127.5) if isinstance(source, Whole) else (source.centre, source.sd)
             alt = "Test pictures: what the encoder saw of them, what the decoder made of that, and the picture"
-            save_reconstructions(
-                run.picture("reconstructions", alt), x, *model.reconstructed(x, drawn(len(x), 0)), levels
-            )
+            whole = model.reconstructed(x, drawn(len(x), 0))
+            save_reconstructions(run.picture("reconstructions", alt), x, *whole, *source.levels)
     return metrics
