@@ -16,9 +16,13 @@ class Config:
     blocks: int = 2  # residual blocks of a resolution on the way down (Appendix B)
     attention: tuple[int, ...] = (16,)  # sides with self-attention (Appendix B)
     groups: int = 32  # of group normalisation (code: the default of tf.contrib)
+    dialect: Literal["ddpm", "diffusers"] = "ddpm"  # whose details of architecture and start (README)
+    classes: int = 0  # that the network is told (hf-course: ten digits); 0: none
     dropout: float = 0.1  # Appendix B; LSUN: 0
     flip: bool = True  # random horizontal flips (Appendix B)
     diffusion_steps: int = 1_000  # T (Section 4)
+    drawn_steps: int = 0  # the first ones, of which training draws t (hf-course: all but the last); 0: all
+    schedule: Literal["linear", "cosine"] = "linear"  # of beta (Section 4; hf-course: Nichol and Dhariwal 2021, Eq. 17)
     beta_start: float = 1e-4  # beta_1 (Section 4)
     beta_end: float = 0.02  # beta_T (Section 4)
     predicts: Literal["eps", "mean", "x0"] = "eps"  # what the network's output means (Section 3.2, Table 2)
@@ -26,6 +30,7 @@ class Config:
     variance: Literal["beta", "posterior", "learned"] = "beta"  # sigma_t^2 (Section 3.2; code: fixedlarge)
     train_images: int = 50_000  # first images of the training split (Section 4)
     batch_size: int = 128  # Appendix B; global
+    drop_last: bool = True  # leave out the last, smaller batch of an epoch (unsaid)
     train_steps: int = 800_000  # Appendix B
     lr: float = 2e-4  # Adam's (Appendix B)
     warmup_steps: int = 5_000  # over which lr rises from 0 (code: run_cifar.py)
@@ -67,6 +72,33 @@ PRESETS["sec4-LT"] = Config(  # a closed form of the pictures alone: nothing is 
 # ---- The same recipe stopped earlier (README of tqch/ddpm-torch)
 for _steps in (46_800, 93_600, 187_200, 421_200, 795_600):
     PRESETS[f"tqch-{_steps}"] = Config(train_steps=_steps)
+
+# ---- Digits that the network is told (unit 2 of huggingface/diffusion-models-class, on diffusers' UNet2DModel)
+PRESETS["hf-course-mnist"] = Config(
+    dataset=MNIST,
+    base=32,
+    multipliers=(1, 2, 2),
+    attention=(14, 7),
+    dialect="diffusers",
+    classes=10,
+    dropout=0.0,
+    flip=False,
+    drawn_steps=999,
+    schedule="cosine",
+    train_images=60_000,
+    drop_last=False,
+    train_steps=4_690,
+    lr=1e-3,
+    warmup_steps=0,
+    clip_norm=0.0,
+    ema_decay=0.0,
+    nll_images=0,
+    nll_train_images=0,
+    samples=0,
+    judge="none",
+    grids=1,
+)
+PRESETS["hf-course-mnist-1"] = replace(PRESETS["hf-course-mnist"], train_steps=469)  # its first epoch
 
 # ---- Ours, cut down by cost alone: the paper's net for minutes of a GPU, a small one for eight minutes of a core
 _SHORT: dict[str, Any] = {

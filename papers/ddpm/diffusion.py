@@ -29,9 +29,10 @@ class Reverse(NamedTuple):
 
 
 class Diffusion:
-    """T steps whose beta rises linearly, both ends included (Section 4).
+    """T steps whose beta rises linearly, both ends included (Section 4), or as Nichol and Dhariwal 2021 have it.
 
     Args:
+        schedule: linear from beta_start to beta_end; cosine: alpha_bar falls like a squared cosine (their Eq. 17).
         predicts: what the network's output means (Section 3.2, Table 2).
         variance: sigma_t^2 is beta_t, beta_tilde_t (Section 3.2), or learned (Table 2: diagonal).
     """
@@ -44,9 +45,13 @@ class Diffusion:
         predicts: Predicts = "eps",
         variance: Variance = "beta",
         device: torch.device | str = "cpu",
+        schedule: Literal["linear", "cosine"] = "linear",
     ) -> None:
         self.steps, self.predicts, self.variance = steps, predicts, variance
         beta = torch.linspace(beta_start, beta_end, steps, dtype=torch.float64)
+        if schedule == "cosine":
+            falling = torch.cos((torch.arange(steps + 1).double() / steps + 0.008) / 1.008 * math.pi / 2).square()
+            beta = (1 - falling[1:] / falling[:-1]).clamp(max=0.999)
         alpha_bar = torch.cumprod(1 - beta, 0)
         before = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
         beta_tilde = beta * (1 - before) / (1 - alpha_bar)

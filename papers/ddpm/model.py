@@ -10,12 +10,13 @@ Everything is channels-last. Normalisation and swish are one step of the backwar
 Glossary (code: paper, shape)
     x           x_t, (b, c, h, w)
     t           the paper's t - 1 (as in the code), (b,) int64
+    y           classes, (b,) int64, where a network is told them
     emb         embedding of t after its swish, (b, 4 * base)
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,15 +24,33 @@ from torch import Tensor, nn
 
 from common.random import generator
 
-EPS = 1e-6  # of every group normalisation (code: tf.contrib's)
+CLASS_CHANNELS = 4  # of a class's vector (the course of Hugging Face)
 
 
-def time_embedding(t: Tensor, width: int) -> Tensor:
+class Dialect(NamedTuple):
+    """What the paper's network becomes in other people's code, whose numbers we reproduce too."""
+
+    eps: float  # of every group normalisation
+    cosines_first: bool  # in the time embedding, whose frequencies end before 1/10000 then
+    padding: int  # of the convolution that halves the side: 0 is TensorFlow's SAME, on the right and below
+    head: int  # channels of an attention head; 0: all in one
+    default_start: bool  # weights and biases as torch starts them
+
+
+DIALECTS = {
+    "ddpm": Dialect(1e-6, False, 0, 0, False),  # the paper's own (code; tf.contrib's eps)
+    "diffusers": Dialect(1e-5, True, 1, 8, True),  # Hugging Face's UNet2DModel by its defaults
+}
+
+
+def time_embedding(t: Tensor, width: int, cosines_first: bool = False) -> Tensor:
     """Sines, then cosines, of t at frequencies from 1 to 1/10000, both included (code: nn.py), (b, width) float32."""
     half = width // 2
-    frequencies = torch.exp(-math.log(10_000) / (half - 1) * torch.arange(half, device=t.device))
+    steps = half if cosines_first else half - 1
+    frequencies = torch.exp(-math.log(10_000) / steps * torch.arange(half, device=t.device))
     angles = t[:, None] * frequencies
-    return torch.cat([angles.sin(), angles.cos()], 1)
+    both = [angles.sin(), angles.cos()]
+    return torch.cat(both[::-1] if cosines_first else both, 1)
 
 
 class _NormSwish(torch.autograd.Function):
@@ -39,11 +58,11 @@ class _NormSwish(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, keep: Tensor | None, rate: float
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, keep: Tensor | None, rate: float
     ) -> Tensor:
         b, c, h, w = x.shape
         gain, shift = weight.to(x.dtype), bias.to(x.dtype)
-        y, mean, rstd = torch.ops.aten.native_group_norm(x, gain, shift, b, c, h * w, groups, EPS)
+        y, mean, rstd = torch.ops.aten.native_group_norm(x, gain, shift, b, c, h * w, groups, eps)
         ctx.save_for_backward(x, weight, bias, mean, rstd, keep)
         ctx.groups, ctx.rate = groups, rate
         y = F.silu(y, inplace=True)
@@ -63,15 +82,15 @@ class _NormSwish(torch.autograd.Function):
         g_x, g_weight, g_bias = torch.ops.aten.native_group_norm_backward(
             g, x, mean, rstd, weight.to(x.dtype), b, c, h * w, ctx.groups, [True, True, True]
         )
-        return g_x, g_weight.to(weight.dtype), g_bias.to(bias.dtype), None, None, None
+        return g_x, g_weight.to(weight.dtype), g_bias.to(bias.dtype), None, None, None, None
 
 
 class Norm(nn.Module):
     """Group normalisation, with swish and dropout behind it where asked."""
 
-    def __init__(self, channels: int, groups: int, swish: bool = True, dropout: float = 0.0) -> None:
+    def __init__(self, channels: int, groups: int, eps: float, swish: bool = True, dropout: float = 0.0) -> None:
         super().__init__()
-        self.groups, self.swish, self.dropout = groups, swish, dropout
+        self.groups, self.eps, self.swish, self.dropout = groups, eps, swish, dropout
         self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,19 +98,19 @@ class Norm(nn.Module):
             keep = None
             if self.dropout and self.training:
                 keep = torch.empty_like(x, dtype=torch.bool).bernoulli_(1 - self.dropout)
-            return _NormSwish.apply(x, self.weight, self.bias, self.groups, keep, self.dropout)
-        y = F.group_norm(x, self.groups, self.weight, self.bias, EPS)
+            return _NormSwish.apply(x, self.weight, self.bias, self.groups, self.eps, keep, self.dropout)
+        y = F.group_norm(x, self.groups, self.weight, self.bias, self.eps)
         return F.dropout(F.silu(y, inplace=True), self.dropout, self.training) if self.swish else y
 
 
 class Block(nn.Module):
     """Residual block: two 3x3 convolutions, the time added between them, dropout before the second."""
 
-    def __init__(self, c_in: int, c_out: int, time: int, groups: int, dropout: float) -> None:
+    def __init__(self, c_in: int, c_out: int, time: int, groups: int, eps: float, dropout: float) -> None:
         super().__init__()
-        self.norm1, self.conv1 = Norm(c_in, groups), nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.norm1, self.conv1 = Norm(c_in, groups, eps), nn.Conv2d(c_in, c_out, 3, padding=1)
         self.time = nn.Linear(time, c_out)
-        self.norm2, self.conv2 = Norm(c_out, groups, dropout=dropout), nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.norm2, self.conv2 = Norm(c_out, groups, eps, dropout=dropout), nn.Conv2d(c_out, c_out, 3, padding=1)
         self.shortcut = nn.Linear(c_in, c_out) if c_in != c_out else None
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
@@ -103,17 +122,18 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over all places, one head, with its residual connection."""
+    """Self-attention over all places, with its residual connection."""
 
-    def __init__(self, channels: int, groups: int) -> None:
+    def __init__(self, channels: int, groups: int, eps: float, heads: int) -> None:
         super().__init__()
-        self.norm = Norm(channels, groups, swish=False)
+        self.heads, self.norm = heads, Norm(channels, groups, eps, swish=False)
         self.qkv, self.out = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
-        places = self.norm(x).permute(0, 2, 3, 1).reshape(b, 1, h * w, c)
-        y = self.out(F.scaled_dot_product_attention(*self.qkv(places).chunk(3, -1)))
+        places = self.norm(x).permute(0, 2, 3, 1).reshape(b, h * w, c)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(places).chunk(3, -1))
+        y = self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
         return x + y.view(b, h, w, c).permute(0, 3, 1, 2)
 
 
@@ -130,14 +150,14 @@ class Level(nn.Module):
 
 
 class Down(nn.Module):
-    """Half the side: 3x3 convolution of stride 2, padded on the right and below (TensorFlow's SAME)."""
+    """Half the side: 3x3 convolution of stride 2, padded on the right and below (TensorFlow's SAME) or all around."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, padding: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        return self.conv(x if self.conv.padding[0] else F.pad(x, (0, 1, 0, 1)))
 
 
 class Up(nn.Module):
@@ -165,6 +185,8 @@ class UNet(nn.Module):
         base: channels at full resolution, `multipliers` times as many at each further one.
         blocks: residual blocks of a resolution on the way down; one more on the way up.
         attention: sides at which attention follows every block; it always stands between the two blocks in the middle.
+        classes: that the network is told apart; 0: none. A vector of each, learned, is put beside every pixel.
+        dialect: whose details of architecture and start.
     """
 
     def __init__(
@@ -178,17 +200,24 @@ class UNet(nn.Module):
         attention: Sequence[int] = (16,),
         dropout: float = 0.0,
         groups: int = 32,
+        classes: int = 0,
+        dialect: str = "ddpm",
     ) -> None:
         super().__init__()
         if side % 2 ** (len(multipliers) - 1) or any(base * m % groups for m in multipliers):
             raise ValueError(f"side {side} or width {base} does not divide for {multipliers}, {groups} groups")
         self.base, time = base, 4 * base
         self.time = nn.Sequential(nn.Linear(base, time), nn.SiLU(), nn.Linear(time, time), nn.SiLU())
-        self.stem = nn.Conv2d(channels, base, 3, padding=1)
+        self.classes, self.dialect = nn.Embedding(classes, CLASS_CHANNELS) if classes else None, DIALECTS[dialect]
+        eps = self.dialect.eps
+        self.stem = nn.Conv2d(channels + (CLASS_CHANNELS if classes else 0), base, 3, padding=1)
+
+        def attending(c: int) -> Attention:
+            return Attention(c, groups, eps, c // (self.dialect.head or c))
 
         def level(c_in: int, c_out: int, here: int) -> Level:
-            block = Block(c_in, c_out, time, groups, dropout)
-            return Level(block, Attention(c_out, groups) if here in attention else None)
+            block = Block(c_in, c_out, time, groups, eps, dropout)
+            return Level(block, attending(c_out) if here in attention else None)
 
         widths = [base * m for m in multipliers]
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
@@ -198,21 +227,34 @@ class UNet(nn.Module):
                 self.down.append(level(kept[-1], width, side >> i))
                 kept.append(width)
             if i < len(widths) - 1:
-                self.down.append(Down(width))
+                self.down.append(Down(width, self.dialect.padding))
                 kept.append(width)
         c = width = widths[-1]
-        first, second = (Block(width, width, time, groups, dropout) for _ in range(2))
-        self.middle = nn.ModuleList([Level(first, Attention(width, groups)), Level(second, None)])
+        first, second = (Block(width, width, time, groups, eps, dropout) for _ in range(2))
+        self.middle = nn.ModuleList([Level(first, attending(width)), Level(second, None)])
         for i, width in reversed(list(enumerate(widths))):
             for _ in range(blocks + 1):
                 self.up.append(level(c + kept.pop(), width, side >> i))
                 c = width
             if i:
                 self.up.append(Up(width))
-        self.norm, self.head = Norm(base * multipliers[0], groups), nn.Conv2d(c, channels_out, 3, padding=1)
+        self.norm, self.head = Norm(base * multipliers[0], groups, eps), nn.Conv2d(c, channels_out, 3, padding=1)
 
     def initialise(self, seed: int) -> None:
-        """Uniform with variance 1 / mean of fan-in and fan-out; next to nothing where a residual ends (code: 1e-10)."""
+        """Uniform with variance 1 / mean of fan-in and fan-out; next to nothing where a residual ends (code: 1e-10).
+
+        In the other dialect as torch does it: uniform within 1 / sqrt(fan-in), biases too; vectors of classes N(0, 1).
+        """
+        if self.dialect.default_start:
+            for name, module in self.named_modules():
+                numbers = generator(seed, "initial weights", name)
+                if isinstance(module, nn.Conv2d | nn.Linear):
+                    for p in module.parameters():
+                        bound = module.weight[0].numel() ** -0.5
+                        p.data.uniform_(-bound, bound, generator=numbers)
+                elif isinstance(module, nn.Embedding):
+                    module.weight.data.normal_(generator=numbers)
+            return
         for name, p in self.named_parameters():
             if p.ndim == 1:
                 continue  # biases 0, gains 1
@@ -226,8 +268,13 @@ class UNet(nn.Module):
             if p.ndim == 1:
                 p.data.fill_(1.0 if name.endswith(("norm.weight", "norm1.weight", "norm2.weight")) else 0.0)
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        emb = self.time(time_embedding(t, self.base).to(x.dtype))
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """y None: each class in turn, for a network that is told classes."""
+        emb = self.time(time_embedding(t, self.base, self.dialect.cosines_first).to(x.dtype))
+        if self.classes is not None:
+            y = torch.arange(len(x), device=x.device) % self.classes.num_embeddings if y is None else y
+            told = self.classes(y)[:, :, None, None].expand(-1, -1, *x.shape[2:])
+            x = torch.cat([x, told.to(x.dtype)], 1)
         h = self.stem(x)
         kept = [h]
         for layer in self.down:

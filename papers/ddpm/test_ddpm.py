@@ -123,7 +123,7 @@ def test_the_unet_is_the_codes() -> None:
 
 
 def test_normalisation_and_swish_in_one_have_the_right_gradient_with_dropout() -> None:
-    norm = Norm(8, 2, dropout=0.3).to(DOUBLE)
+    norm = Norm(8, 2, 1e-6, dropout=0.3).to(DOUBLE)
     nn.init.normal_(norm.weight, generator=generator("w"))
     x = torch.randn(2, 8, 3, 3, dtype=DOUBLE, generator=generator("x")).requires_grad_()
 
@@ -442,3 +442,24 @@ def test_sizes_that_cannot_be_are_one_line(tmp_path: Path, capsys: pytest.Captur
             launch("ddpm", ["--preset", "smoke", "--output-dir", str(tmp_path / more[-1].replace("/", "-")), *more])
         assert stop.value.code == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_courses_run_keeps_the_end_of_each_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = PRESETS["hf-course-mnist"]
+    assert cfg.train_steps == 10 * 469  # 60,000 in batches of 128, the last one of 96
+    assert dataclasses.replace(PRESETS["hf-course-mnist-1"], train_steps=4_690) == cfg
+    monkeypatch.setattr("papers.ddpm.train.LATE", 2)
+    tiny = (
+        "--dataset synthetic/12x12x1 --train-images 40 --batch-size 16 --train-steps 7 --base 8 --groups 4 "
+        "--attention 6 3 --diffusion-steps 8 --drawn-steps 7 --sample-steps 8 --device cpu"
+    )
+    with pytest.raises(SystemExit) as stop:
+        launch("ddpm", ["--preset", "hf-course-mnist", *tiny.split(), "--output-dir", str(tmp_path / "run")])
+    assert stop.value.code == 0
+    record = read(next((tmp_path / "run").glob("records/*.json")))
+    steps, losses = record.curves["loss"]
+    assert steps == list(range(7))  # three updates an epoch, of 16, 16 and 8 pictures
+    for epoch in (1, 2):
+        mean = sum(losses[3 * epoch - 2 : 3 * epoch]) / 2  # type: ignore[arg-type]
+        assert record.metrics[f"train_loss_last_2/epoch{epoch}"] == pytest.approx(mean, rel=1e-5)
+    assert "train_loss_last_2/epoch3" not in record.metrics

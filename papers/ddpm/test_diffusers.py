@@ -97,6 +97,43 @@ def test_the_unet_is_diffusers() -> None:
         torch.testing.assert_close(ours.grad, expected, rtol=1e-10, atol=1e-10)
 
 
+def test_the_unet_of_its_dialect_is_diffusers_by_its_defaults() -> None:
+    torch.manual_seed(0)
+    made: Any = UNet2DModel(
+        sample_size=28,
+        in_channels=5,
+        out_channels=1,
+        layers_per_block=2,
+        block_out_channels=(32, 64, 64),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    )
+    other = made.double()
+    net = UNet(28, 1, 1, 32, (1, 2, 2), 2, (14, 7), classes=10, dialect="diffusers").double().eval()
+    net.initialise(0)
+    assert net.classes is not None
+    for ours, parts in mapped(net, other):
+        theirs_first = torch.cat([part.data for part in parts]).view_as(ours)
+        if ours.numel() > 1:  # as torch starts both
+            assert ours.abs().max().item() == pytest.approx(theirs_first.abs().max().item(), rel=0.1)
+        ours.data.copy_(theirs_first)
+    x, y = torch.randn(3, 1, 28, 28, dtype=torch.float64), torch.tensor([7, 0, 7])
+    told = torch.cat([x, net.classes(y)[:, :, None, None].expand(-1, -1, 28, 28)], 1)
+    for t, close in ((torch.tensor([0, 0, 0]), 1e-12), (torch.tensor([3, 500, 998]), 1e-4)):
+        torch.testing.assert_close(net(x, t, y), other(told, t).sample, rtol=close, atol=close)
+    in_turn = net(x, torch.tensor([0, 0, 0]), torch.tensor([0, 1, 2]))
+    torch.testing.assert_close(net(x, torch.tensor([0, 0, 0])), in_turn)
+
+
+def test_the_cosine_schedule_is_theirs() -> None:
+    scheduler: Any = DDPMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2")
+    d = Diffusion(schedule="cosine")
+    torch.testing.assert_close(d.beta, scheduler.betas.double(), rtol=1e-4, atol=1e-7)
+    x, eps = (torch.randn(4, 1, 2, 2, generator=generator(k)) for k in ("x", "eps"))
+    t = torch.tensor([0, 300, 700, 998])
+    torch.testing.assert_close(d.q_sample(x, t, eps), scheduler.add_noise(x, eps, t), rtol=1e-4, atol=1e-4)
+
+
 def test_the_papers_net_has_as_many_parameters() -> None:
     with torch.device("meta"):
         counts = [sum(p.numel() for p in net.parameters()) for net in (theirs(), UNet(32, 3, 3))]

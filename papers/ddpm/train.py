@@ -30,6 +30,7 @@ from papers.ddpm.sampling import Chain
 
 SEEDS = "single"  # one seed after the other; processes share each batch
 EVALUATED = 256  # pictures a network sees at once in an evaluation
+EPOCHS, LATE = 10, 100  # in the first epochs the mean loss of the last steps of each is kept (hf-course prints it)
 
 
 def check(cfg: Config) -> None:
@@ -38,6 +39,7 @@ def check(cfg: Config) -> None:
         "dropout": 0 <= cfg.dropout < 1,
         "ema_decay": 0 <= cfg.ema_decay < 1,
         "diffusion_steps": cfg.diffusion_steps >= 1,
+        "drawn_steps": 0 <= cfg.drawn_steps <= cfg.diffusion_steps,
         "beta_start": 0 < cfg.beta_start <= cfg.beta_end,
         "beta_end": cfg.beta_end < 1,
         "train_steps": cfg.train_steps >= 0,
@@ -58,7 +60,10 @@ def network(cfg: Config, side: int, channels: int, seed: int) -> UNet:
     """
     c_out = channels * (2 if cfg.variance == "learned" else 1)
     try:
-        net = UNet(side, channels, c_out, cfg.base, cfg.multipliers, cfg.blocks, cfg.attention, cfg.dropout, cfg.groups)
+        net = UNet(
+            side, channels, c_out, cfg.base, cfg.multipliers, cfg.blocks, cfg.attention, cfg.dropout, cfg.groups,
+            cfg.classes, cfg.dialect,
+        )  # fmt: skip
     except ValueError as error:
         raise UserError(f"{error}; change --base, --multipliers or --groups") from None
     net.initialise(seed)
@@ -89,8 +94,11 @@ class Bound(NamedTuple):
 class Evaluation:
     """What a trained network is asked. Everything drawn is a pure function of (seed, purpose, place)."""
 
-    def __init__(self, cfg: Config, run: Run, diffusion: Diffusion, data: dict[str, Tensor]) -> None:
-        self.cfg, self.run, self.diffusion, self.data, self.seed = cfg, run, diffusion, data, run.seeds[0]
+    def __init__(
+        self, cfg: Config, run: Run, diffusion: Diffusion, data: dict[str, Tensor], labels: dict[str, Tensor]
+    ) -> None:
+        self.cfg, self.run, self.diffusion, self.seed = cfg, run, diffusion, run.seeds[0]
+        self.data, self.labels = data, labels
         self.extractor: Extractor | None = None
         if cfg.judge == "classifier":
             self.extractor = classifier(run, cfg.dataset)
@@ -111,12 +119,13 @@ class Evaluation:
         for step in range(rank, steps, world):
             for start in range(0, n, EVALUATED):
                 place = step * n + torch.arange(start, min(start + EVALUATED, n))
-                x0 = self.x0(split, order[place % len(order)].to(run.device))
+                index = order[place % len(order)].to(run.device)
+                x0, y = self.x0(split, index), self.labels[split][index]
                 numbers = generator(self.seed, "bound", split, step, start)
                 eps = torch.randn(x0.shape, generator=numbers).to(run.device)
                 t = torch.full((len(x0),), step, device=run.device)
                 x_t = self.diffusion.q_sample(x0, t, eps)
-                bits, guess = self.diffusion.term(net(x_t, t), x0, x_t, t, clip=True)
+                bits, guess = self.diffusion.term(net(x_t, t, y), x0, x_t, t, clip=True)
                 bits, error = bits.double(), (guess - x0).double().square().flatten(1).mean(1)
                 sums[step] += torch.stack([bits, bits.square(), error, torch.ones_like(bits)], 1).sum(0)
         if world > 1:
@@ -188,38 +197,49 @@ def train(cfg: Config, run: Run) -> None:
     read = images.load(cfg.dataset, run.data_dir)
     run.read(cfg.dataset, read.fingerprint)
     data = {"train": read.train[: cfg.train_images].to(run.device), "test": read.test.to(run.device)}
+    labels = {"train": read.train_labels[: cfg.train_images].to(run.device), "test": read.test_labels.to(run.device)}
+    if cfg.classes and int(read.train_labels.max()) >= cfg.classes:
+        raise UserError(f"{cfg.dataset} has more than --classes {cfg.classes}")
     _, h, w, c = read.train.shape
     if h != w:
         raise UserError(f"{cfg.dataset} has pictures of {h}x{w}; the U-Net takes square ones")
     seed, b = run.seeds[0], cfg.batch_size
-    diffusion = Diffusion(cfg.diffusion_steps, cfg.beta_start, cfg.beta_end, cfg.predicts, cfg.variance, run.device)
+    diffusion = Diffusion(
+        cfg.diffusion_steps, cfg.beta_start, cfg.beta_end, cfg.predicts, cfg.variance, run.device, cfg.schedule
+    )
     model = network(cfg, h, c, seed).to(run.device)
     ema = EMA(model, cfg.ema_decay)
     ema.model.eval()
     chain = Chain(diffusion, ema.model, cfg.sampler, cfg.sample_steps)
-    evaluation = Evaluation(cfg, run, diffusion, data)
+    evaluation = Evaluation(cfg, run, diffusion, data, labels)
     optimizer = torch.optim.Adam(model.parameters(), cfg.lr, fused=True)
     batches = ImageBatches(
-        data["train"], read.train_labels[: cfg.train_images].to(run.device), b, seed,
-        flip=cfg.flip, mean=127.5, scale=127.5, share=run.share,
+        data["train"], labels["train"], b, seed,
+        flip=cfg.flip, mean=127.5, scale=127.5, share=run.share, drop_last=cfg.drop_last,
     )  # fmt: skip
     last = max(1, min(batches.per_epoch, cfg.train_steps // 10))  # steps whose mean is the final training loss
     tail = torch.zeros((), device=run.device)
+    ends = torch.zeros(EPOCHS, device=run.device)  # sums of the last losses of the first epochs
 
-    def loss(net: nn.Module, x0: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(net: nn.Module, batch: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """All noise is drawn for the global batch, and each process takes its rows."""
+        x0, y = batch
+        epoch, place = divmod(step, batches.per_epoch)
+        n = min(b, len(data["train"]) - place * b)  # fewer at the end of an epoch, if those are kept
         numbers = generator(seed, "noise", step)
-        t = run.share(torch.randint(diffusion.steps, (b,), generator=numbers)).to(run.device)
-        eps = run.share(torch.randn((b, c, h, w), generator=numbers)).to(run.device, memory_format=torch.channels_last)
+        t = run.share(torch.randint(cfg.drawn_steps or diffusion.steps, (n,), generator=numbers)).to(run.device)
+        eps = run.share(torch.randn((n, c, h, w), generator=numbers)).to(run.device, memory_format=torch.channels_last)
         torch.manual_seed(integer(seed, "dropout", step, run.part[0]))
         x_t = diffusion.q_sample(x0, t, eps)
-        out = net(x_t, t)
+        out = net(x_t, t, y)
         if cfg.objective == "L":
             value = diffusion.term(out, x0, x_t, t, clip=False)[0].mean()
         else:
             value = diffusion.simple_loss(out, x0, x_t, eps, t).mean()
         if step >= cfg.train_steps - last:
             tail.add_(run.mean(value.detach()))
+        if epoch < EPOCHS and place >= batches.per_epoch - LATE:
+            ends[epoch] += run.mean(value.detach()) / LATE
         return value, {"loss": value}
 
     def after_step(step: int) -> None:
@@ -228,11 +248,14 @@ def train(cfg: Config, run: Run) -> None:
             pictures.save_samples(run.folder / f"samples-{step + 1:06d}.png", chain, (c, h, w), seed, run.device)
 
     fit(
-        run, model, optimizer, lambda step: batches(step)[0], loss, cfg.train_steps,
-        schedule=lambda step: min(1.0, step / max(1, cfg.warmup_steps)), clip_norm=cfg.clip_norm,
-        log_every=max(1, cfg.train_steps // 100), state={"ema": ema, "tail": tail}, after_step=after_step,
+        run, model, optimizer, batches, loss, cfg.train_steps,
+        schedule=lambda step: min(1.0, step / cfg.warmup_steps) if cfg.warmup_steps else 1.0,
+        clip_norm=cfg.clip_norm or None, log_every=max(1, cfg.train_steps // 100),
+        state={"ema": ema, "tail": tail, "ends": ends}, after_step=after_step,
     )  # fmt: skip
     metrics = {"train_loss": (tail / last).item()} if cfg.train_steps else {}
+    for epoch in range(min(EPOCHS, cfg.train_steps // batches.per_epoch) if batches.per_epoch >= LATE else 0):
+        metrics[f"train_loss_last_{LATE}/epoch{epoch + 1}"] = ends[epoch].item()
     metrics |= evaluation.likelihood(ema.model) | evaluation.judged(chain)
     if cfg.judge_raw:
         metrics |= evaluation.judged(Chain(diffusion, model.eval(), cfg.sampler, cfg.sample_steps), "raw/")
