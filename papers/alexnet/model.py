@@ -267,14 +267,6 @@ class MnistNet(nn.Module):
             x = x if keep is None else x * (2.0 * keep[:, i * self.hidden : (i + 1) * self.hidden])
         return self.fcs[-1](x)
 
-    @torch.no_grad()
-    def initialise(self, generator: torch.Generator) -> None:
-        """Torch's default: weights and biases uniform within 1 / sqrt(fan-in)."""
-        for layer in (*self.convs, *self.fcs):
-            bound = layer.weight[0].numel() ** -0.5
-            for p in layer.parameters():
-                p.uniform_(-bound, bound, generator=generator)
-
 
 def initialise(
     layers: Sequence[nn.Module], sds: Sequence[float], biases: Sequence[float], generator: torch.Generator

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from common.cli import launch
+from common.initial import torch_default
 from common.optim import stages
 from common.records import read
 from papers.alexnet.audit import audit
@@ -356,7 +357,7 @@ def test_imagenet_views() -> None:
 def test_the_net_for_mnist_layer_by_layer() -> None:
     maps, numbers = (6, 8, 10, 7, 5), torch.Generator().manual_seed(0)
     ours = MnistNet(maps, 12)
-    ours.initialise(numbers)
+    torch_default(ours, numbers)
     shapes = zip((1, *maps), maps, (11, 5, 3, 3, 3), (4, 1, 1, 1, 1), (2, 2, 1, 1, 1), strict=False)
     convs: list[nn.Module] = []
     for i, (a, b, kernel, stride, padding) in enumerate(shapes):
@@ -395,3 +396,11 @@ def test_mnist_run_keeps_each_epochs_loss(tmp_path: Path) -> None:
     for epoch in (1, 2, 3):
         mean = (shown[2 * epoch - 2] + shown[2 * epoch - 1]) / 2  # type: ignore[operator]
         assert record.metrics[f"train_loss/epoch{epoch}"] == pytest.approx(mean, rel=1e-5)
+
+
+def test_a_start_or_optimiser_of_another_net_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for preset, more in (("smoke", ["--optimizer", "adam"]), ("dl-lab-mnist", ["--initial", "normal"])):
+        with pytest.raises(SystemExit) as stop:
+            launch("alexnet", ["--preset", preset, "--device", "cpu", *more, "--output-dir", str(tmp_path / preset)])
+        assert stop.value.code != 0
+        assert "has --initial" in capsys.readouterr().err

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from common.data import images
 from common.data.augment import ImageBatches, normalise
 from common.data.stream import ImageStream
+from common.errors import UserError
 from common.fit import fit
+from common.initial import torch_default
 from common.metrics import mean_of, mean_over
 from common.optim import Schedule, stages
 from common.random import generator
@@ -29,7 +31,14 @@ SEEDS = "single"  # one seed after the other; processes share each batch
 
 
 def train(cfg: Config, run: Run) -> None:
-    """Train, and leave the metrics of the last iterate on the test split."""
+    """Train, and leave the metrics of the last iterate on the test split.
+
+    Raises:
+        UserError: a start or an optimiser that belongs to another net.
+    """
+    own = ("torch", "adam") if cfg.net == "mnist" else ("normal", "sgd")
+    if (cfg.initial, cfg.optimizer) != own:
+        raise UserError(f"--net {cfg.net} has --initial {own[0]} and --optimizer {own[1]}")
     {"cifar": train_cifar, "imagenet": train_imagenet, "mnist": train_mnist}[cfg.net](cfg, run)
 
 
@@ -243,7 +252,7 @@ def train_mnist(cfg: Config, run: Run) -> None:
         flip=False, mean=127.5, scale=127.5, share=run.share, drop_last=False,
     )  # fmt: skip
     model = MnistNet(cfg.maps, cfg.hidden)
-    model.initialise(generator(seed, "init"))
+    torch_default(model, generator(seed, "init"))
     model.to(run.device)
     steps = cfg.epochs * batches.per_epoch
     losses = torch.zeros(cfg.epochs, device=run.device)

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.initial import torch_default
 from common.random import generator
 
 CLASS_CHANNELS = 4  # of a class's vector (the course of Hugging Face)
@@ -249,9 +250,7 @@ class UNet(nn.Module):
             for name, module in self.named_modules():
                 numbers = generator(seed, "initial weights", name)
                 if isinstance(module, nn.Conv2d | nn.Linear):
-                    for p in module.parameters():
-                        bound = module.weight[0].numel() ** -0.5
-                        p.data.uniform_(-bound, bound, generator=numbers)
+                    torch_default(module, numbers)
                 elif isinstance(module, nn.Embedding):
                     module.weight.data.normal_(generator=numbers)
             return

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from common.batchnorm import BatchNorm
 from common.errors import UserError
+from common.initial import torch_default
 from papers.s4.convolution import convolve, convolve_both_ways
 from papers.s4.kernel import DenseKernel, DiagonalKernel, Init, S4Kernel
 
@@ -72,7 +73,7 @@ class Layer(nn.Module):
         self.kernel.initialise(generator)
         with torch.no_grad():
             self.d.copy_(torch.randn(self.d.shape, generator=generator))
-        uniform(self.output, generator)
+        torch_default(self.output, generator)
 
     def forward(self, u: Tensor) -> Tensor:
         with torch.autocast(u.device.type, enabled=False):  # in bf16 the kernel or the FFT would spoil training
@@ -152,10 +153,10 @@ class S4Net(nn.Module):
             if isinstance(self.encoder, nn.Embedding):
                 self.encoder.weight.copy_(torch.randn(self.encoder.weight.shape, generator=generator))
             else:
-                uniform(self.encoder, generator)
+                torch_default(self.encoder, generator)
         for block in self.layers():
             block.layer.initialise(generator)
-        uniform(self.head, generator)
+        torch_default(self.head, generator)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """(b, l, inputs) numbers or (b, l) tokens -> (b, c); what lies beyond `lengths` (b,) enters no SSM."""
@@ -184,14 +185,6 @@ class S4Net(nn.Module):
             y = self.norm(y[..., None])[..., 0]
             total = total + y
             yield self.head(y if self.last else total / (t + 1))
-
-
-def uniform(layer: nn.Linear | nn.Conv1d, generator: torch.Generator) -> None:
-    """torch's default for linear layers and convolutions, from a generator."""
-    bound = 1 / math.sqrt(layer.weight[0].numel())
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.uniform_(-bound, bound, generator=generator)
 
 
 def optimiser_groups(

@@ -39,15 +39,6 @@ class Net(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.encoder(x))
 
-    @torch.no_grad()
-    def initialise(self, draw: torch.Generator) -> None:
-        """Weights and biases uniform in +-1 / sqrt(fan-in): torch's own, which the code leaves alone."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                bound = module.weight[0].numel() ** -0.5
-                for p in module.parameters():
-                    p.uniform_(-bound, bound, generator=draw)
-
 
 class Draws(NamedTuple):
     """What a view of a batch leaves to chance."""

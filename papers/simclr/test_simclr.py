@@ -18,6 +18,7 @@ from torch import Tensor
 
 from common.cli import launch
 from common.errors import UserError
+from common.initial import torch_default
 from common.records import Record, read
 from papers.simclr import augment, digits
 from papers.simclr.audit import audit
@@ -499,7 +500,7 @@ def test_the_digits_preset_is_the_notebooks() -> None:
 def test_the_digits_net_and_loss_by_hand() -> None:
     """Patches times weights, ReLU before max pooling, and Algorithm 1's loop."""
     net = digits.Net(6)
-    net.initialise(numbers())
+    torch_default(net, numbers())
     k1, c1, k2, c2, w1, b1, w2, b2 = net.parameters()
     for weight, bias in ((k1, c1), (k2, c2), (w1, b1), (w2, b2)):
         for p in (weight, bias):

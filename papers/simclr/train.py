@@ -13,6 +13,7 @@ from common.data import images
 from common.data.batches import Batches
 from common.errors import UserError
 from common.fit import fit, stop_unless_finite
+from common.initial import torch_default
 from common.metrics import mean_over
 from common.optim import Schedule, half_cosine
 from common.random import generator
@@ -131,7 +132,7 @@ def pretrain_digits(cfg: Config, run: Run) -> None:
     seen, test = pixels(read.train[:n]), pixels(read.test[:m])
     net, untrained = digits.Net(cfg.projection), digits.Net(cfg.projection)
     for model, purpose in ((net, "initialise"), (untrained, "untrained")):
-        model.initialise(generator(seed, purpose))
+        torch_default(model, generator(seed, purpose))  # which the code leaves alone
         model.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     last = torch.zeros((), device=run.device)
 

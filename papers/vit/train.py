@@ -119,15 +119,17 @@ class Whole:
         side = train.shape[1]
         if cfg.crop == "none" and (cfg.policy != "none" or cfg.resolution != side):
             raise UserError(f"--crop none leaves pictures as they are: take --policy none and --resolution {side}")
-        augment = Augment(
-            PerSample(len(train), seed, device), side, cfg.resolution, cfg.policy, cfg.policy_first, 4,
-            cfg.crop == "inception", cfg.randaugment_n, cfg.randaugment_m,
-        )  # fmt: skip
+        augment = None
+        if cfg.crop != "none":
+            augment = Augment(
+                PerSample(len(train), seed, device), side, cfg.resolution, cfg.policy, cfg.policy_first, 4,
+                cfg.crop == "inception", cfg.randaugment_n, cfg.randaugment_m,
+            )  # fmt: skip
         self.mixes = bool(cfg.mixup or cfg.cutmix)
         share: Any = (lambda index: index) if self.mixes else run.share  # partners come from the whole batch
         self.batches = ImageBatches(
             train, labels, cfg.batch_size, seed, flip=False, mean=self.mean, scale=self.sd, share=share,
-            transform=None if cfg.crop == "none" else augment, drop_last=cfg.drop_last,
+            transform=augment, drop_last=cfg.drop_last,
         )  # fmt: skip
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor, float]:
@@ -208,7 +210,7 @@ def train(cfg: Config, run: Run) -> None:
             value = (1 - portion) * value + portion * cross_entropy(cfg, logits, other)
         right = (logits.argmax(1) == y).double()
         if step < EPOCHS * cfg.per_epoch:
-            seen[step // cfg.per_epoch] += run.mean(torch.stack([right.sum(), torch.ones_like(right).sum()]))
+            seen[step // cfg.per_epoch] += run.mean(torch.stack([right.sum(), right.new_tensor(len(right))]))
         return value, {"train_loss": value, "train_accuracy": 100 * right.mean().float()}
 
     fit(
