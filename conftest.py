@@ -7,8 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from common.paths import ROOT
+
+settings.register_profile("untimed", deadline=None)  # by default an example that takes over 200 ms fails
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common.data import hub, images
@@ -18,7 +18,6 @@ from common.random import generator, integer
 
 
 @given(st.integers(1, 50), st.integers(1, 50), st.lists(st.integers(0, 5), min_size=1, max_size=3, unique=True))
-@settings(deadline=None)
 def test_every_sample_once_an_epoch_in_any_order_of_asking(n: int, batch_size: int, seeds: list[int]) -> None:
     if batch_size > n:
         with pytest.raises(UserError, match="batch of"):

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import UserError
@@ -123,7 +123,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 
 
 @given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=500))
-@settings(deadline=None)
 def test_thinning_keeps_the_ends(values: list[float]) -> None:
     steps, kept = thin([float(i) for i in range(len(values))], list(values))
     assert len(steps) == len(kept) <= CURVE_POINTS

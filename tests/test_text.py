@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from common.data import text
@@ -88,6 +88,9 @@ def test_vocabulary() -> None:
 
 
 @given(SENTENCES)
+@example(["</w>"] * 3)
+@example(["a</w>a a</w>", "a</w>a </w>a </w></w>"] * 3)
+@example(["<pad>a <pad>a <unk>", "<unk>b <unk>b a<bos>b"] * 3)
 def test_subwords_come_back_whole(sentences: list[str]) -> None:
     subwords = Subwords.trained(sentences, 20)
     assert subwords.decode(subwords.encode(sentences)) == [" ".join(s.split()) for s in sentences]

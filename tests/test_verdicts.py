@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -247,7 +247,6 @@ def test_half_a_unit_of_the_last_printed_digit(printed: str, half: float) -> Non
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=30), st.integers(1, 100), st.floats(-100, 100))
-@settings(deadline=None)
 def test_the_interval_moves_with_the_runs_and_shrinks_with_the_reported_runs(
     values: list[float], m: int, shift: float
 ) -> None:
@@ -259,7 +258,6 @@ def test_the_interval_moves_with_the_runs_and_shrinks_with_the_reported_runs(
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=20), st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=20))
-@settings(deadline=None)
 def test_opposite_trends_never_both_hold(a: list[float], b: list[float]) -> None:
     made = runs(a) + runs(b, "b")
     greater, less = judge(trend(), made).name, judge(trend(relation="less"), made).name
@@ -267,7 +265,6 @@ def test_opposite_trends_never_both_hold(a: list[float], b: list[float]) -> None
 
 
 @given(st.floats(0, 100), st.floats(0.01, 5))
-@settings(deadline=None)
 def test_matched_exactly_where_the_interval_holds_the_reported_value(mean: float, sd: float) -> None:
     claim = value(resolution=1000.0)
     verdict = judge(claim, runs([mean - sd, mean, mean + sd]))

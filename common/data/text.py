@@ -227,8 +227,10 @@ class Subwords:
         trainer = BpeTrainer(vocab_size=size, special_tokens=ends, end_of_word_suffix=_END, show_progress=False)
         encoder.train_from_iterator(sentences, trainer)
         model = json.loads(encoder.to_str())["model"]
-        learned = [(a, b) for a, b in model["merges"]][:merges]
-        letters = sorted(set(model["vocab"]) - {"".join(pair) for pair in model["merges"]})
+        # Text may spell a mark of ours ("</w>", "<pad>"): no piece inside a word may read like one.
+        marks = {_END, "<unk>", *specials}
+        learned = [(a, b) for a, b in model["merges"] if not _spells(a, b, marks)][:merges]
+        letters = {*ends, *(c for s in sentences for word in s.split() for c in word)}
         segmented = _encoder({p: i for i, p in enumerate(_pieces(letters, learned))}, learned)
         counts = Counter(piece for one in segmented.encode_batch(sentences) for piece in one.tokens)
         pieces = sorted(counts, key=lambda piece: (-counts[piece], piece))
@@ -245,9 +247,11 @@ class Subwords:
         """Words parted by one space; padding, begin and end are left out."""
         silent = self._specials - {"<unk>"}
         return [
-            "".join(p if p != "<unk>" else p + _END for p in self.vocabulary.decode(one) if p not in silent)
-            .replace(_END, " ")
-            .strip()
+            "".join(
+                p.removesuffix(_END) + " " if p == "<unk>" or p.endswith(_END) else p
+                for p in self.vocabulary.decode(one)
+                if p not in silent
+            ).strip()
             for one in numbers
         ]
 
@@ -269,6 +273,11 @@ class Subwords:
 
     def _json(self) -> str:
         return json.dumps({"merges": self.merges, "tokens": self.vocabulary.tokens}, ensure_ascii=False)
+
+
+def _spells(a: str, b: str, marks: set[str]) -> bool:
+    """Whether the merge makes a mark of what is not one (or builds upon such a piece)."""
+    return a.endswith(_END) or b == _END or (not b.endswith(_END) and any((a + b).endswith(mark) for mark in marks))
 
 
 def _pieces(letters: Iterable[str], merges: Iterable[tuple[str, str]]) -> list[str]:
