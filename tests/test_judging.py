@@ -92,8 +92,14 @@ def brute_force(queries: Tensor, references: Tensor) -> Tensor:
     return torch.stack([(references.double() - q.double()).square().sum(1).argmin() for q in queries])
 
 
+@pytest.mark.parametrize("share", [0, 0.05, 1])  # of pairs that may be left over for the product not to be made
 @pytest.mark.parametrize("offset", [0.0, 3.0])  # far from zero a float32 product alone mixes near ones up
-def test_nearest_is_brute_force_however_the_references_come(offset: float) -> None:
+def test_nearest_is_brute_force_however_the_references_come(
+    offset: float, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judging.Nearest, "AXES", 5)
+    monkeypatch.setattr(judging.Nearest, "SHARE", share)
+    monkeypatch.setattr(judging.Nearest, "BLOCK", 64)
     generator = torch.Generator().manual_seed(0)
     queries = torch.rand(50, 30, generator=generator) + offset
     references = queries[torch.randint(50, (300,), generator=generator)]
@@ -102,7 +108,6 @@ def test_nearest_is_brute_force_however_the_references_come(offset: float) -> No
     expected = brute_force(queries, references)
     for sizes in ([300], [1, 2, 297], [100, 100, 100]):
         nearest = judging.Nearest(queries)
-        nearest.BLOCK = 64  # type: ignore[misc]
         for x, y in zip(references.split(sizes), labels.split(sizes), strict=True):
             nearest.add(x, y)
         assert torch.equal(nearest.label, expected)
