@@ -215,7 +215,7 @@ def saved_run(folder: Path) -> dict[str, Any]:
         words, _ = saved["argv"], (saved["paper"], saved["processes"])
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
             raise TypeError
-        if not isinstance(saved.get("platform", {}), dict):
+        if not all(isinstance(saved.get(name, {}), dict) for name in ("platform", "origin")):
             raise TypeError
     except FileNotFoundError:
         raise UserError(f"{folder}: no run there (run.json is missing); name the folder the run printed") from None

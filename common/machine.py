@@ -6,6 +6,7 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,16 +31,26 @@ def platform_of(device: torch.device) -> dict[str, Any]:
     return {"device": device_name(device), "threads": torch.get_num_threads(), "versions": library_versions()}
 
 
-def origin(paper: str) -> dict[str, Any]:
+def origin(paper: str, began: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The record's fields that hold when a run starts: commit, and whether the sources it uses differ from it.
 
     Without git they are "unknown" and None.
+
+    Args:
+        began: the same when a resumed run began; one half of it may be of other sources.
     """
     sources = ("common", f"papers/{paper}/*.py", "pyproject.toml", "constraints.txt")
     try:
-        return {"commit": _git("rev-parse", "HEAD"), "dirty": bool(_git("status", "--porcelain", "--", *sources))}
+        commit, dirty = _git("rev-parse", "HEAD"), bool(_git("status", "--porcelain", "--", *sources))
     except (OSError, subprocess.CalledProcessError):
         return {"commit": "unknown", "dirty": None}
+    if began and not dirty:
+        try:
+            between = f"{began.get('commit')}..{commit}"
+            dirty = bool(began.get("dirty") or _git("diff", "--name-only", between, "--", *sources))
+        except subprocess.CalledProcessError:  # a commit that is not here
+            dirty = True
+    return {"commit": commit, "dirty": dirty}
 
 
 def _git(*arguments: str) -> str:

@@ -76,10 +76,19 @@ class Run:
         accelerator: accelerate's view of the processes.
         folder: the run's folder.
         data_dir: the local mirror of data sets, if any.
+
+    Args:
+        began: of a run that is resumed, its `machine.origin` when it began.
     """
 
     def __init__(
-        self, command: Command, accelerator: Accelerator, mode: Mode, seeds: Sequence[int], folder: Path
+        self,
+        command: Command,
+        accelerator: Accelerator,
+        mode: Mode,
+        seeds: Sequence[int],
+        folder: Path,
+        began: Mapping[str, Any] | None = None,
     ) -> None:
         self.command, self.accelerator, self.mode, self.folder = command, accelerator, mode, folder
         self.all_seeds = list(seeds)
@@ -100,7 +109,7 @@ class Run:
         self._seconds_before = 0.0
         self._begun = time.monotonic()
         self._started = datetime.now(UTC)
-        self._origin = machine.origin(command.paper)
+        self._origin, self._origin_before = machine.origin(command.paper), began
         self._progress: Progress | None = None
         self._wrapped = False
         if self.device.type == "cuda":
@@ -199,6 +208,11 @@ class Run:
             if len(set(found)) > 1:
                 raise UserError(f"the processes found checkpoints of steps {found}: {self.folder} must be one for all")
         self._step = self._first_step = self._saved_step = start
+        if start and self._origin_before:
+            origin = machine.origin(self.command.paper, self._origin_before)
+            if origin != self._origin and self.main:
+                print(f"{self.folder} began with other sources: its record will say so", file=sys.stderr)
+            self._origin = origin
         self._truncate_log(start)
         self._progress = Progress(total, start, shown=self.main)
         self._begun = last = time.monotonic()
@@ -443,6 +457,7 @@ def execute(command: Command, argv: Sequence[str], train: Callable[[Any, Run], N
             _be_deterministic(command, accelerator)
         folder, lock = _folder(command, argv, accelerator)
         with _in_words(command, folder):
+            began = saved_run(folder).get("origin") if options.resume else None
             groups = [command.seeds] if mode != "single" else [(seed,) for seed in command.seeds]
             for seeds in groups:
                 part = folder if len(groups) == 1 else folder / f"seed-{seeds[0]}"
@@ -454,7 +469,7 @@ def execute(command: Command, argv: Sequence[str], train: Callable[[Any, Run], N
                         print(f"{part}: this run is complete, its records are in {part / 'records'}")
                     continue
                 part.mkdir(parents=True, exist_ok=True)
-                run = Run(command, accelerator, mode, seeds, part)
+                run = Run(command, accelerator, mode, seeds, part, began)
                 if run.seeds:
                     train(command.config, run)
                 else:
@@ -571,6 +586,7 @@ def _folder(command: Command, argv: Sequence[str], accelerator: Accelerator) -> 
                 saved |= {"preset": command.preset, "seeds": format_seeds(command.seeds)}
                 saved["config"] = claims.as_config(command.config)
                 saved["platform"] = machine.platform_of(accelerator.device)
+                saved["origin"] = machine.origin(command.paper)
                 records.write_atomically(folder / "run.json", json.dumps(saved, indent=1) + "\n")
                 told = [folder]
         except Timeout:

@@ -1,5 +1,6 @@
 """Asked to stop, a run saves its state and leaves with a code of its own; `--resume auto` finds it again."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import psutil
 import pytest
 from filelock import FileLock
 
+from common import machine
 from common.cli import launch, parse
 from common.errors import STOPPED
 from common.paths import ROOT
@@ -113,3 +115,43 @@ def test_one_process_trains_in_a_folder(tmp_path: Path, capsys: pytest.CaptureFi
             assert stop.value.code == 2
             assert "another process trains in" in capsys.readouterr().err
     launched("gcn", "--resume", str(tmp_path))
+
+
+def test_a_run_that_goes_on_with_other_sources_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sources of common/ and of the paper count, others do not."""
+    repository, run = tmp_path / "repository", tmp_path / "run"
+
+    def commit(path: str, text: str) -> str:
+        file = repository / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        git = ["git", "-C", str(repository), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+        for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", text], ["rev-parse", "HEAD"]):
+            done = subprocess.run([*git, *words], check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    def dirty_after(began: str | None) -> tuple[bool | None, str]:
+        for file in (run / "records").glob("*"):
+            file.unlink()
+        saved = json.loads((run / "run.json").read_text())
+        if began:
+            saved["origin"]["commit"] = began
+            (run / "run.json").write_text(json.dumps(saved))
+        launched("gcn", "--resume", str(run))
+        return records_of(run)[0].dirty, capsys.readouterr().err
+
+    first = commit("common/a.py", "1")
+    monkeypatch.setattr(machine, "ROOT", repository)
+    smoke("gcn", run)
+    capsys.readouterr()
+    assert dirty_after(None) == (False, "")
+    commit("papers/vae/a.py", "2")
+    assert dirty_after(first) == (False, "")
+    changed = commit("common/a.py", "3")
+    dirty, said = dirty_after(first)
+    assert dirty
+    assert said == f"{run} began with other sources: its record will say so\n"
+    assert dirty_after(changed) == (False, "")
+    assert dirty_after("0" * 40)[0]
